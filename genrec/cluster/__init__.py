@@ -1,0 +1,1 @@
+"""The only place that speaks Ray Train, Ray Tune and Ray Jobs."""

@@ -1,0 +1,88 @@
+"""`Batch`: the one meaning of a batch. Jagged: sequences one after another, `offsets` between them, no padding."""
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+class MicroBatchId(NamedTuple):
+    """Names a micro-batch for ever: which epoch, which chunk of that epoch's plan, and its place in the chunk."""
+
+    epoch: int
+    chunk: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences of events, one after another (contract 4).
+
+    items          [num_tokens] int64           item indices, 1 .. num_items
+    times          [num_tokens] int64           seconds
+    actions        [num_tokens] int64           0 when the log has none
+    targets        [num_tokens] int64           next item; -1 = no loss here
+    target_times   [num_tokens] int64           time of the next event: the query time
+    offsets        [num_sequences + 1] int64    borders of the sequences
+    micro_batch_id                              None outside training
+    step_targets                                targets of the whole global step; the loss is divided by it
+    """
+
+    items: Tensor
+    times: Tensor
+    actions: Tensor
+    targets: Tensor
+    target_times: Tensor
+    offsets: Tensor
+    micro_batch_id: MicroBatchId | None = None
+    step_targets: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Real events in the batch."""
+        return self.items.shape[0]
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in the batch."""
+        return self.offsets.shape[0] - 1
+
+    @property
+    def last_positions(self) -> Tensor:
+        """Token index of each sequence's last event, [num_sequences]."""
+        return self.offsets[1:] - 1
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on another device."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.type is Tensor}
+        return replace(self, **moved)
+
+
+def batch_from_arrays(
+    items: npt.NDArray[np.integer],
+    offsets: npt.NDArray[np.integer],
+    *,
+    times: npt.NDArray[np.integer] | None = None,
+    target_times: npt.NDArray[np.integer] | None = None,
+    actions: npt.NDArray[np.integer] | None = None,
+    targets: npt.NDArray[np.integer] | None = None,
+) -> Batch:
+    """A batch from numpy arrays; what is not given is 0 (times, actions), `times` (target_times) or -1 (targets)."""
+    num_tokens = len(items)
+
+    def tensor(values: npt.NDArray[np.integer] | None, fill: int) -> Tensor:
+        if values is None:
+            return torch.full((num_tokens,), fill, dtype=torch.int64)
+        return torch.from_numpy(np.array(values, dtype=np.int64))
+
+    return Batch(
+        items=tensor(items, 0),
+        times=tensor(times, 0),
+        actions=tensor(actions, 0),
+        targets=tensor(targets, -1),
+        target_times=tensor(target_times if target_times is not None else times, 0),
+        offsets=torch.from_numpy(np.array(offsets, dtype=np.int64)),
+    )

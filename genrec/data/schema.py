@@ -1,0 +1,56 @@
+"""Names, types and layout of a prepared data set (contract 2). Nothing here reads or writes files.
+
+    PREPARED/
+      items.parquet               index, item, count, train_count, type?, title?     ordered by falling count; index from 1
+      users.parquet               index, user                                        index from 0
+      sequences/part-00000.parquet  user, length, items, times, actions              one row is one user's whole sequence
+      rejected/                   bad rows by reason, when there are any
+      manifest.json               written last
+
+Index 0 of the items is padding and has no row. Action 0 means that the log has no actions.
+"""
+
+from typing import Literal
+
+import pyarrow as pa
+
+Role = Literal["train", "validation", "test"]
+
+PADDING_ITEM = 0
+NO_TARGET = -1
+
+ITEMS_FILE = "items.parquet"
+USERS_FILE = "users.parquet"
+SEQUENCES_DIR = "sequences"
+REJECTED_DIR = "rejected"
+MANIFEST_FILE = "manifest.json"
+
+SEQUENCES_SCHEMA = pa.schema(
+    [
+        pa.field("user", pa.int64(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("items", pa.list_(pa.int32()), nullable=False),
+        pa.field("times", pa.list_(pa.int64()), nullable=False),
+        pa.field("actions", pa.list_(pa.uint8()), nullable=False),
+    ]
+)
+"""One row a user: index, number of events, and the events in time order (seconds)."""
+
+
+def items_schema(item_type: pa.DataType) -> pa.Schema:
+    """Schema of `items.parquet` for original item ids of `item_type` (int64 or string)."""
+    return pa.schema(
+        [
+            pa.field("index", pa.int64(), nullable=False),
+            pa.field("item", item_type, nullable=False),
+            pa.field("count", pa.int64(), nullable=False),
+            pa.field("train_count", pa.int64(), nullable=False),
+            pa.field("type", pa.string()),
+            pa.field("title", pa.string()),
+        ]
+    )
+
+
+def users_schema(user_type: pa.DataType) -> pa.Schema:
+    """Schema of `users.parquet` for original user ids of `user_type` (int64 or string)."""
+    return pa.schema([pa.field("index", pa.int64(), nullable=False), pa.field("user", user_type, nullable=False)])

@@ -1,0 +1,34 @@
+"""The exceptions that genrec raises on purpose.
+
+GenrecError
+├── ConfigError    a config, an override or an option that cannot be used          (exit code 2)
+├── DataError      a log, a prepared data set or an export that cannot be used     (exit code 2)
+└── RunError       a run that failed or cannot be continued                        (exit code 1)
+
+A message says the rule, the values, and the way out, in one sentence that a user can act on. The command line
+prints it without a stack trace; a library caller catches `GenrecError`.
+"""
+
+
+class GenrecError(Exception):
+    """Root of every error that genrec raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(GenrecError):
+    """A config, an override or a command-line option breaks a rule."""
+
+    exit_code = 2
+
+
+class DataError(GenrecError):
+    """A log, a prepared data set or an export is missing, damaged or unusable."""
+
+    exit_code = 2
+
+
+class RunError(GenrecError):
+    """A run failed, or cannot be started or continued where it is."""
+
+    exit_code = 1

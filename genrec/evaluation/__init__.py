@@ -1,0 +1,1 @@
+"""Full-catalogue metrics and the protocol they were measured under."""

@@ -1,0 +1,1 @@
+"""Recommendations from an export: in Python, and for all users at once."""

@@ -1,0 +1,1 @@
+"""Networks over jagged batches; single-device code, without Ray and without DeepSpeed."""

@@ -1,0 +1,68 @@
+"""What training, evaluation and recommendation ask of a model (contract 5)."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from genrec.data.batch import Batch
+from genrec.models.item_table import ItemTable
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """A summed loss and how many targets it sums over; `parts` are named shares of it, for the log."""
+
+    loss_sum: Tensor
+    num_targets: int
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+class Loss(Protocol):
+    """A training objective over hidden states and the item table."""
+
+    def __call__(self, hidden: Tensor, targets: Tensor, item_table: ItemTable) -> Tensor:
+        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]."""
+        ...
+
+
+class SequenceModel(nn.Module):
+    """A transformer over jagged histories: subclasses define `encode` and `uses_query_time`.
+
+    The item table owns every use of its weight (ZeRO-3 gathers a weight only inside its own module).
+    """
+
+    uses_query_time: bool = False
+    """Whether `encode` reads `target_times`; printed in every protocol card."""
+
+    def __init__(self, item_table: ItemTable, loss: Loss) -> None:
+        super().__init__()
+        self.item_table = item_table
+        self.loss = loss
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Hidden states [num_tokens, dim]: position i sees events up to i of its own sequence, nothing else."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> LossSum:
+        """The summed loss over the batch's targets (targets of -1 do not count)."""
+        hidden = self.encode(batch)
+        positions = (batch.targets >= 0).nonzero().squeeze(1)
+        loss_sum = self.loss(hidden[positions], batch.targets[positions], self.item_table)
+        return LossSum(loss_sum, positions.shape[0])
+
+    def last_hidden(self, batch: Batch) -> Tensor:
+        """Hidden state at each sequence's last event, [num_sequences, dim]."""
+        return self.encode(batch)[batch.last_positions]
+
+    def recommend(self, batch: Batch, k: int, exclude: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """The k best items [num_sequences, k] and their scores [num_sequences, k], best first.
+
+        `exclude` is (sequence index, item index) of the pairs that must not come back, usually each user's history.
+        """
+        scores = self.item_table.scores(self.last_hidden(batch))  # [num_sequences, num_items + 1]
+        scores[:, 0] = -float("inf")
+        if exclude is not None:
+            scores[exclude] = -float("inf")
+        best = scores.topk(k, dim=1)
+        return best.indices, best.values

@@ -1,0 +1,41 @@
+"""The item table: looks items up and scores them. All uses of its weight happen inside its own `forward`."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ItemTable(nn.Module):
+    """Item vectors [num_items + 1, dim]; row 0 is padding and stays zero.
+
+    ZeRO-3 gathers a weight when its module is *called*, so every use goes through `self(use)`, where `use` receives the
+    whole weight: look-up, scoring, and the losses.
+    """
+
+    def __init__(self, num_items: int, dim: int, *, std: float = 0.02, l2_normalize: bool = False) -> None:
+        super().__init__()
+        self.num_items = num_items
+        self.dim = dim
+        self.l2_normalize = l2_normalize
+        self.weight = nn.Parameter(torch.empty(num_items + 1, dim))
+        with torch.no_grad():
+            nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
+            self.weight[0].zero_()
+
+    def forward(self, use: Callable[[Tensor], Tensor]) -> Tensor:
+        """`use(weight)`, with the whole weight at hand."""
+        return use(self.weight)
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Vectors [num_tokens, dim] of `items` [num_tokens]; no gradient reaches the padding row."""
+        return self(lambda weight: F.embedding(items, weight, padding_idx=0))
+
+    def normalized(self, vectors: Tensor) -> Tensor:
+        """`vectors` as they are scored: of length 1 when the table is cosine, else unchanged."""
+        return F.normalize(vectors, dim=-1, eps=1e-6) if self.l2_normalize else vectors
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Scores [num_rows, num_items + 1] of every item, in fp32; column 0 is padding and means nothing."""
+        return self(lambda weight: self.normalized(hidden).float() @ self.normalized(weight).float().T)

@@ -1,0 +1,137 @@
+"""The run directory (contract 6): one folder holds everything about a run.
+
+runs/NAME/
+  config.yaml         the resolved config           environment.json   commit, versions, hardware
+  metrics.jsonl       one JSON object a line        log.txt            what the console said
+  evaluation.json     metrics and protocol cards    report.html        `genrec report`
+  checkpoints/step_00001000/                        see training/checkpoint.py
+  export/             model.safetensors, config.yaml, items.parquet: the best model by validation
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genrec.config import ExperimentConfig, config_from_dict, load_config
+from genrec.config_errors import read_yaml
+from genrec.errors import DataError, RunError
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths inside one run directory. Creating the object touches nothing."""
+
+    root: Path
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved config of the run."""
+        return self.root / "config.yaml"
+
+    @property
+    def environment_path(self) -> Path:
+        """Commit, versions and hardware."""
+        return self.root / "environment.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line, appended by rank 0."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """What the console said."""
+        return self.root / "log.txt"
+
+    @property
+    def evaluation_path(self) -> Path:
+        """Final metrics and their protocol cards."""
+        return self.root / "evaluation.json"
+
+    @property
+    def report_path(self) -> Path:
+        """The HTML page."""
+        return self.root / "report.html"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def export_path(self) -> Path:
+        """Folder of the published model."""
+        return self.root / "export"
+
+    def create(self, config: ExperimentConfig) -> None:
+        """Makes the folder and saves the config; raises RunError when it cannot be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config_path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        except OSError as error:
+            raise RunError(
+                f"Run directory {self.root} cannot be written ({error.strerror}); choose another with runs_dir=FOLDER."
+            ) from error
+
+
+def run_dir_of(config: ExperimentConfig) -> RunDir:
+    """The run directory that a config names."""
+    return RunDir(Path(config.runs_dir) / config.name)
+
+
+def open_run(path: str | Path) -> tuple[RunDir, ExperimentConfig]:
+    """An existing run and its config; raises DataError when the folder is not a run."""
+    run = RunDir(Path(path))
+    if not run.config_path.is_file():
+        raise DataError(f"{path} is not a run directory (no config.yaml); give the folder that `genrec train` printed.")
+    return run, load_config(run.config_path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line that a kill has cut is dropped."""
+    if not path.is_file():
+        return []
+    records: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise DataError(f"{path} line {number} is not JSON; restore the file or remove the line.") from error
+    return records
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file in one step: a reader sees the old text or the new one, never a part."""
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def config_differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
+    """`section.field: old -> new` for every setting that differs."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    keys = sorted(before.keys() | after.keys())
+    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in keys if before.get(k) != after.get(k)]
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        k: v for key, child in values.items() for k, v in _flatten(child, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
+def load_saved_config(path: Path) -> ExperimentConfig:
+    """A config that genrec itself has saved."""
+    return config_from_dict(read_yaml(path), str(path))

@@ -1,0 +1,1 @@
+"""One loop, one seam to the engine, checkpoints, hooks, meters and tracking."""
