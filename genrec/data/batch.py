@@ -14,7 +14,7 @@ class MicroBatchId(NamedTuple):
 
     epoch: int
     chunk: int
-    index: int
+    position: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Names, types and layout of a prepared data set (contract 2). Nothing here reads or writes files.
 
     PREPARED/
-      items.parquet               index, item, count, train_count, type?, title?     ordered by falling count; index from 1
+      items.parquet               index, item, count, train_count, type?, title?     by falling count; from 1
       users.parquet               index, user                                        index from 0
-      sequences/part-00000.parquet  user, length, items, times, actions              one row is one user's whole sequence
+      sequences/part-00000.parquet  user, length, items, times, actions        a row is one user
       rejected/                   bad rows by reason, when there are any
       manifest.json               written last
 

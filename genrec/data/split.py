@@ -17,9 +17,10 @@ def history_ends(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """How many leading events of each sequence a role may see, and which sequences it evaluates.
 
-    `times` [num_events] are the seconds of all sequences one after another, `offsets` [num_sequences + 1] their borders.
-    Returns `ends` [num_sequences] and `evaluated` [num_sequences]. Training uses events `[0, end)`; validation and test
-    predict event `end` from events `[0, end)` where `evaluated` holds. `evaluated` is all False for training.
+    `times` [num_events] are the seconds of all sequences, one after another; `offsets` [num_sequences + 1] are their
+    borders.
+    Returns `ends` [num_sequences] and `evaluated` [num_sequences]. Training uses events `[0, end)`; validation and
+    test predict event `end` from events `[0, end)` where `evaluated` holds; for training it is all False.
 
     leave-one-out: test is the last event, validation the one before; sequences shorter than 3 are training only.
     global-time: a role sees what is before its period, and predicts the user's first event inside it.

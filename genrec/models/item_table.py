@@ -30,7 +30,8 @@ class ItemTable(nn.Module):
 
     def embed(self, items: Tensor) -> Tensor:
         """Vectors [num_tokens, dim] of `items` [num_tokens]; no gradient reaches the padding row."""
-        return self(lambda weight: F.embedding(items, weight, padding_idx=0))
+        vectors: Tensor = self(lambda weight: F.embedding(items, weight, padding_idx=0))
+        return vectors
 
     def normalized(self, vectors: Tensor) -> Tensor:
         """`vectors` as they are scored: of length 1 when the table is cosine, else unchanged."""
@@ -38,4 +39,5 @@ class ItemTable(nn.Module):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Scores [num_rows, num_items + 1] of every item, in fp32; column 0 is padding and means nothing."""
-        return self(lambda weight: self.normalized(hidden).float() @ self.normalized(weight).float().T)
+        scores: Tensor = self(lambda weight: self.normalized(hidden).float() @ self.normalized(weight).float().T)
+        return scores
