@@ -95,9 +95,24 @@ class SyntheticSource(Section):
 
     name: Literal["synthetic"]
     num_events: int = Field(200_000, ge=10_000, le=2_000_000_000, description="events in the log, about")
-    num_users: int = Field(4_000, ge=10, description="users")
+    num_users: int | None = Field(None, ge=10, description="users; null is one for every 50 events")
     num_items: int = Field(2_000, ge=100, description="items: tracks, episodes, audiobooks and videos")
     seed: int = Field(1, ge=0, description="seed of the log; the training seed does not touch it")
+
+    @model_validator(mode="after")
+    def _history_length(self) -> "SyntheticSource":
+        events_per_user = self.num_events / self.users
+        if not 5 <= events_per_user <= 4_000:
+            raise ValueError(
+                f"num_events ({self.num_events}) / num_users ({self.users}) must be 5 to 4000 events a user, not "
+                f"{events_per_user:.1f}; use {max(10, self.num_events // 50)} users, or leave num_users out"
+            )
+        return self
+
+    @property
+    def users(self) -> int:
+        """Users in the log: `num_users`, or one for every 50 events."""
+        return self.num_users if self.num_users is not None else self.num_events // 50
 
 
 Source = Annotated[
