@@ -1,0 +1,65 @@
+# One command per chore; continuous integration runs the same ones. `make help` lists them.
+
+PYTHON ?= python3
+# Where else to look for torch: a CPU-only or another CUDA build, see constraints.txt.
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+# DeepSpeed looks for the `ninja` executable on PATH, and tests run the `genrec` command.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow test-gpu check format bench docs clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv and install genrec with the tested versions (PYTHON=python3.12 picks another Python)
+
+$(STAMP): setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 12) else f"genrec needs Python 3.11 or 3.12, but $(PYTHON) is {v[0]}.{v[1]}; run: make install PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+quickstart: install ## From a synthetic log to a trained model, recommendations and a report, in minutes
+	$(BIN)/genrec prepare configs/quickstart.yaml
+	$(BIN)/genrec train configs/quickstart.yaml
+	$(BIN)/genrec evaluate runs/quickstart
+	$(BIN)/genrec recommend runs/quickstart
+	$(BIN)/genrec report runs/quickstart
+	@echo "Open $(CURDIR)/runs/quickstart/report.html"
+
+test: install ## Every test that needs neither a GPU nor many minutes
+	$(BIN)/pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: install ## The tests that take minutes
+	$(BIN)/pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-gpu: install ## The tests that need a CUDA device
+	$(BIN)/pytest -m gpu $(PYTEST_ARGS)
+
+check: install ## Format, lint, types, shell scripts and the guards in tests/guards
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run; else echo "shellcheck is not installed: shell scripts are left unchecked"; fi
+	$(BIN)/pytest --quiet tests/guards
+
+format: install ## Rewrite the code in the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## Measure throughput and overhead (benchmarks/README.md)
+	$(BIN)/python benchmarks/overhead.py
+
+docs: install ## Write the generated pages again
+	$(BIN)/python docs/config_reference.py > docs/config.md
+
+clean: ## Remove caches and build products; keeps .venv, prepared data and runs
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find genrec tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
