@@ -179,7 +179,7 @@ class BatchConfig(Section):
         2, ge=1, le=65_536, description="equal parts of a step; a multiple of cluster.workers"
     )
     chunk_tokens: int = Field(1_000_000, ge=2, description="events that are read and shuffled together")
-    steps_per_block: int = Field(8, ge=1, le=1_024, description="steps handed to a worker at a time")
+    steps_per_block: int = Field(16, ge=1, le=1_024, description="steps handed to a worker at a time")
 
     @model_validator(mode="after")
     def _tokens(self) -> "BatchConfig":
