@@ -42,6 +42,7 @@ class ColumnsConfig(Section):
     time: str = Field("time", description="column with the event time (integer or timestamp)")
     action: str | None = Field(None, description="column with the action (stream, skip, save, ...)")
     value: str | None = Field(None, description="column with a number (seconds played, rating)")
+    time_unit: Literal["s", "ms", "us"] = Field("s", description="what an integer time counts: s, ms or us since 1970")
 
 
 class ParquetSource(Section):
