@@ -38,7 +38,7 @@ def evaluate_run(
     evaluation: dict[str, Any] = {}
     for role in roles:
         result = evaluate(
-            model, config, manifest, role, rank=rank, world_size=world_size, all_reduce=all_reduce, device=device
+            model, config, manifest, role, rank=rank, world_size=world_size, all_reduce=all_reduce
         )
         evaluation[role] = {"metrics": result.metrics, "num_users": result.num_users, "seconds": result.seconds}
         if rank == 0:

@@ -1,0 +1,187 @@
+"""The command line: `genrec COMMAND`. It reads options, calls one function, and prints what it returns."""
+
+import json
+import logging
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from genrec.config import ExperimentConfig, load_config
+from genrec.errors import GenrecError
+
+STARTED_AT_S = time.time()
+
+app = typer.Typer(
+    help="Train large generative recommenders on Ray and DeepSpeed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML file with the experiment", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value, any number", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(help="run directory, as `genrec train` printed it", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
+Launcher = Annotated[Literal["ray", "local"], typer.Option(help="ray, or local: this process alone, without Ray")]
+
+
+@app.command()
+def config(file: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print the resolved config: defaults, then the file, then the overrides."""
+    values = load_config(file, overrides).model_dump(mode="json")
+    print(json.dumps(values, indent=1) if as_json else yaml.safe_dump(values, sort_keys=False), end="")
+
+
+@app.command()
+def prepare(
+    file: ConfigPath,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option(help="replace an existing prepared set")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn logs into a prepared data set."""
+    from genrec.data.prepare import ensure_prepared
+    from genrec.data.prepare import prepare as prepare_data
+
+    data = load_config(file, overrides).data
+    manifest = prepare_data(data, overwrite=True) if overwrite else ensure_prepared(data)
+    if as_json:
+        print(manifest.model_dump_json(exclude={"files", "config"}))
+        return
+    console.print(
+        f"{data.prepared}: {manifest.num_users:,} users, {manifest.num_items:,} items, {manifest.num_events:,} events "
+        f"({manifest.num_train_events:,} to train on), {sum(manifest.rejected.values()):,} rows rejected",
+        highlight=False,
+    )
+
+
+@app.command()
+def train(
+    file: ConfigPath,
+    overrides: Overrides = None,
+    launcher: Launcher = "ray",
+    fresh: Annotated[bool, typer.Option("--fresh", help="delete the run of this name first")] = False,
+) -> None:
+    """Train a model, or go on with its run; prepares the data set when that has not been done."""
+    from genrec.data.prepare import ensure_prepared
+    from genrec.training.progress import progress_of
+    from genrec.training.start import open_run_directory, read_fitting_manifest
+
+    experiment = load_config(file, overrides)
+    ensure_prepared(experiment.data)
+    read_fitting_manifest(experiment)
+    run = open_run_directory(experiment, fresh=fresh, say=_say)
+    _log_to(run.log_path)
+    with progress_of(run.metrics_path, console):
+        _fit(experiment, run, launcher)
+    _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")))
+    console.print(f"Run directory: {run.root}", highlight=False)
+
+
+def _fit(experiment: ExperimentConfig, run: Any, launcher: str) -> None:
+    if launcher == "local":
+        from genrec.training.local import fit
+    else:
+        from genrec.cluster.ray_train import fit
+    fit(experiment, run, STARTED_AT_S)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    split: Annotated[Literal["validation", "test", "both"], typer.Option(help="which events to predict")] = "both",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run's best model on the whole catalogue, beside the popularity baseline."""
+    from genrec.evaluation.run_evaluation import evaluate_run
+    from genrec.run_dir import open_run
+
+    directory, _ = open_run(run)
+    roles = ("validation", "test") if split == "both" else (split,)
+    with nullcontext() if as_json else console.status("evaluating"):
+        evaluation = evaluate_run(directory, roles)
+    if as_json:
+        print(json.dumps(evaluation))
+    else:
+        _print_evaluation(evaluation)
+
+
+@app.command()
+def recommend(
+    run: RunPath,
+    k: Annotated[int, typer.Option("--k", min=1, help="items for each user")] = 10,
+    output: Annotated[Path | None, typer.Option(help="folder for the Parquet files; default: in the run")] = None,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="items of the user's history may come back")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace existing recommendations")] = False,
+) -> None:
+    """Write the k best items of every user to Parquet."""
+    from genrec.inference.batch import recommend_all
+    from genrec.run_dir import open_run
+
+    directory, _ = open_run(run)
+    path = recommend_all(directory, output, k, exclude_seen=not keep_seen, overwrite=overwrite)
+    console.print(f"Recommendations: {path}", highlight=False)
+
+
+@app.command()
+def report(runs: Annotated[list[Path], typer.Argument(help="run directories", show_default=False)]) -> None:
+    """Write one self-contained HTML page for each run."""
+    from genrec.reporting.run_report import write_report
+    from genrec.run_dir import open_run
+
+    for run in runs:
+        directory, _ = open_run(run)
+        console.print(f"Report: {write_report(directory)}", highlight=False)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine, line by line, each with its mend."""
+    from dataclasses import asdict
+
+    from genrec.doctor import diagnose, print_findings
+
+    findings = diagnose()
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        print_findings(findings)
+    if any(finding.status == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_evaluation(evaluation: dict[str, Any]) -> None:
+    from genrec.reporting.console import console_summary
+
+    console.print(console_summary(evaluation))
+
+
+def _say(text: str) -> None:
+    console.print(escape(text), highlight=False)
+
+
+def _log_to(path: Path) -> None:
+    """Warnings of this process go to the run's log.txt too."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("genrec").addHandler(handler)
+
+
+def main() -> None:
+    """Entry point of the `genrec` command: a user's mistake is one sentence and an exit code, never a stack trace."""
+    try:
+        app()
+    except GenrecError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted; the same command goes on from the last checkpoint.")
+        sys.exit(130)

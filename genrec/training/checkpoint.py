@@ -1,0 +1,153 @@
+"""Checkpoints (contract 6): what is in one, when it counts, and which one a run continues from.
+
+    checkpoints/step_00001000/
+      state.json         step (next to train), progress, hashes, workers, engine, versions: written by rank 0
+      rank_00000.json    names, sizes and SHA-256 of the files that this worker wrote: its last file
+      engine/...         DeepSpeed's shards (torch.pt with engine.name=torch)
+
+A checkpoint counts when state.json and every worker's list are there and every listed file has its size; digests are
+compared before a checkpoint is loaded. Anything else is named in the log, and the checkpoint before it is used.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrec.config import ExperimentConfig
+from genrec.errors import RunError
+from genrec.training.state import TrainState
+
+if TYPE_CHECKING:
+    from genrec.training.engine import Engine  # reading a checkpoint's state must not import torch
+
+STATE_FILE = "state.json"
+_NAME = re.compile(r"^step_(\d{8,})$")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """What state.json says."""
+
+    step: int
+    state: TrainState
+    content_hash: str
+    workers: int
+    engine: dict[str, Any]
+    versions: dict[str, str]
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of the checkpoint before step `step`."""
+    return f"step_{step:08d}"
+
+
+def write_checkpoint(folder: Path, engine: "Engine", info: CheckpointInfo, rank: int) -> None:
+    """Writes this worker's files into `folder`, its list last; rank 0 adds state.json.
+
+    Raises RunError, and leaves older checkpoints alone, when the disk is full or the folder cannot be written.
+    """
+    try:
+        engine.save(folder)
+        if rank == 0:
+            (folder / STATE_FILE).write_text(json.dumps(asdict(info), indent=1), encoding="utf-8")
+        files = {str(p.relative_to(folder)): _describe(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+        (folder / _list_name(rank)).write_text(json.dumps(files, indent=1), encoding="utf-8")
+    except (OSError, RuntimeError) as error:
+        if not _is_disk_error(error):
+            raise
+        free = shutil.disk_usage(folder).free
+        raise RunError(
+            f"The checkpoint before step {info.step} could not be written to {folder} ({error}; {free:,} bytes free): "
+            "free some space and run the same command to resume from the checkpoint before it."
+        ) from error
+
+
+def publish_by_copy(source: Path, target: Path) -> None:
+    """Moves one worker's files into the run's checkpoint folder, its list last."""
+    target.mkdir(parents=True, exist_ok=True)
+    files = [p for p in sorted(source.rglob("*")) if p.is_file()]
+    for path in sorted(files, key=lambda p: p.name.startswith("rank_")):
+        goal = target / path.relative_to(source)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, goal)
+    shutil.rmtree(source)
+
+
+def read_info(folder: Path) -> CheckpointInfo:
+    """The content of a checkpoint's state.json."""
+    values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    return CheckpointInfo(**{**values, "state": TrainState(**values["state"])})
+
+
+def find_problem(folder: Path, *, digests: bool) -> str | None:
+    """Why a checkpoint does not count, or None when it does."""
+    try:
+        workers = read_info(folder).workers
+        for rank in range(workers):
+            listed = json.loads((folder / _list_name(rank)).read_text(encoding="utf-8"))
+            for name, expected in listed.items():
+                if (folder / name).stat().st_size != expected["num_bytes"]:
+                    return f"{name} has {(folder / name).stat().st_size} bytes and should have {expected['num_bytes']}"
+                if digests and _describe(folder / name) != expected:
+                    return f"{name} does not have the SHA-256 that it was written with"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it is incomplete ({error})"
+    return None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, oldest first, whether they count or not."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def latest_checkpoint(
+    folder: Path, *, digests: bool = False, warn: Callable[[str], None] = lambda _: None
+) -> Path | None:
+    """The newest checkpoint that counts; each newer one that does not is named through `warn`."""
+    for path in reversed(list_checkpoints(folder)):
+        problem = find_problem(path, digests=digests)
+        if problem is None:
+            return path
+        warn(f"Checkpoint {path} is not used: {problem}.")
+    return None
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Deletes all but the newest `keep` checkpoints that count, and every one that does not."""
+    paths = list_checkpoints(folder)
+    good = [path for path in paths if find_problem(path, digests=False) is None]
+    for path in set(paths) - set(good[-keep:]):
+        shutil.rmtree(path)
+
+
+def check_same_topology(info: CheckpointInfo, config: ExperimentConfig, folder: Path) -> None:
+    """Raises RunError when a checkpoint was written by other workers or another engine than the config has."""
+    asked = (config.cluster.workers, config.engine.model_dump(mode="json"))
+    if (info.workers, info.engine) != asked:
+        raise RunError(
+            f"{folder} was written by {info.workers} workers with engine {info.engine}, and the config asks for "
+            f"{asked[0]} workers with engine {asked[1]}; continue with what it was written with, or start over "
+            "with --fresh."
+        )
+
+
+def _list_name(rank: int) -> str:
+    return f"rank_{rank:05d}.json"
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"num_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _is_disk_error(error: OSError | RuntimeError) -> bool:
+    """Torch's writer turns a full disk into a RuntimeError of its own."""
+    return isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "file write failed" in str(error)

@@ -1,0 +1,38 @@
+"""What a launcher gives a worker: who it is, where its data comes from, and where its checkpoints go."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from genrec.run_dir import RunDir
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """One worker of a run. A launcher (cluster/ray_train.py, training/local.py) builds it; nothing in it is Ray."""
+
+    run: RunDir
+    rank: int
+    workers: int
+    device: torch.device
+    launcher: str
+    end_step: int
+    """Steps of the whole run."""
+    tables: Callable[[int], Iterator[pa.Table]]
+    """This worker's micro-batches from a step on; `stream.worker_batches` reads them."""
+    publish: Callable[[Path, str], None]
+    """Moves this worker's checkpoint files from a folder of its own to the run; every worker calls it."""
+    started_at_s: float
+    """Unix time of the command, to tell where the start-up time went."""
+
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all workers."""
+        if self.workers > 1:
+            values = values.to(self.device)
+            dist.all_reduce(values)
+        return values

@@ -1,0 +1,226 @@
+"""The seam between the loop and "how to do a step": DeepSpeed, or plain PyTorch. DeepSpeed is spoken here alone.
+
+Both engines give the same gradient: `micro_step` adds a micro-batch's share of the global step, normalised by the
+targets of the *whole* step, so neither the number of workers nor the packing changes the result.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from genrec.config import DeepSpeedConfig, ExperimentConfig, TorchConfig
+from genrec.data.batch import Batch
+from genrec.errors import ConfigError, RunError
+from genrec.models.base import SequenceModel
+from genrec.training.optim import build_optimizer
+
+TAG = "engine"
+"""Name of DeepSpeed's folder inside a checkpoint."""
+
+
+class Engine(Protocol):
+    """What the loop asks of an engine. Every method is called by all workers alike."""
+
+    model: SequenceModel
+
+    def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
+        """Forward and backward of one micro-batch, and the optimizer step when it is the `last`; the loss sum."""
+        ...
+
+    def gradient_norm(self) -> float | None:
+        """Norm of the last step's gradient before clipping; None when the engine did not compute it."""
+        ...
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """All weights on CPU in fp32 (rank 0; other workers may get an empty mapping)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes this worker's part of the weights and the optimizer state into `folder`."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote, by the same number of workers."""
+        ...
+
+
+def build_engine(config: ExperimentConfig, model: SequenceModel, *, workers: int, device: torch.device) -> Engine:
+    """The engine that `config.engine` names; raises ConfigError or RunError when it cannot run here."""
+    engine = config.engine
+    if isinstance(engine, TorchConfig):
+        return TorchEngine(config, model, engine, workers=workers, device=device)
+    return DeepSpeedEngine(config, model, engine, workers=workers, device=device)
+
+
+class TorchEngine:
+    """Plain PyTorch: every worker holds everything, gradients are summed over the workers once a step."""
+
+    def __init__(
+        self, config: ExperimentConfig, model: SequenceModel, engine: TorchConfig, *, workers: int, device: torch.device
+    ) -> None:
+        self.model = model.to(device)
+        self.workers = workers
+        self.device = device
+        self.clipping = config.optimizer.gradient_clipping
+        self.autocast = engine.precision == "bf16"
+        self.optimizer = build_optimizer(self.model.parameters(), config.optimizer)
+        self._norm: float | None = None
+
+    def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
+        """See `Engine`."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            loss_sum = self.model(batch).loss_sum
+        (loss_sum / batch.step_targets).backward()
+        if last:
+            self._step(lr)
+        return float(loss_sum.detach())
+
+    def _step(self, lr: float) -> None:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.workers > 1:
+            flat = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(flat)
+            parts = torch.split(flat, [g.numel() for g in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+        limit = self.clipping or float("inf")
+        self._norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        _set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def gradient_norm(self) -> float | None:
+        """See `Engine`."""
+        return self._norm
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """See `Engine`."""
+        return {name: t.detach().float().cpu() for name, t in self.model.state_dict().items()}
+
+    def save(self, folder: Path) -> None:
+        """See `Engine`; every worker holds the same, so rank 0 writes."""
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            torch.save(
+                {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / "torch.pt"
+            )
+
+    def load(self, folder: Path) -> None:
+        """See `Engine`."""
+        state = torch.load(folder / "torch.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """DeepSpeed with ZeRO 0 to 3."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        model: SequenceModel,
+        engine: DeepSpeedConfig,
+        *,
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        deepspeed = _import_deepspeed(device)
+        optimizer = None if engine.offload_optimizer else build_optimizer(model.parameters(), config.optimizer)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model.to(device),
+            optimizer=optimizer,
+            model_parameters=list(model.parameters()) if optimizer is None else None,
+            config=deepspeed_config(config, engine, workers=workers),
+        )
+        self.model: SequenceModel = self._engine.module
+        self._scale = workers * (config.batch.micro_batches_per_step // workers)
+        self._zero_stage = engine.zero_stage
+
+    def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
+        """See `Engine`. DeepSpeed averages over workers and micro-batches; `_scale` undoes both."""
+        loss_sum = self._engine(batch).loss_sum
+        self._engine.backward(loss_sum * (self._scale / batch.step_targets))
+        if last:
+            _set_lr(self._optimizer, lr)
+        self._engine.step()
+        return float(loss_sum.detach())
+
+    def gradient_norm(self) -> float | None:
+        """See `Engine`."""
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """See `Engine`; stage 3 gathers one weight after another, so never more than one is whole."""
+        if self._zero_stage < 3:
+            return {name: t.detach().float().cpu() for name, t in self.model.state_dict().items()}
+        import deepspeed
+
+        gathered: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                if dist.get_rank() == 0:
+                    gathered[name] = parameter.detach().float().cpu().clone()
+        gathered.update((name, b.detach().cpu()) for name, b in self.model.named_buffers() if dist.get_rank() == 0)
+        return gathered
+
+    def save(self, folder: Path) -> None:
+        """See `Engine`. The folder is this worker's own, so each worker makes DeepSpeed's folder itself."""
+        (folder / TAG).mkdir(parents=True, exist_ok=True)
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """See `Engine`. DeepSpeed answers a missing file with None and a warning; here it is an error."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
+        if path is None:
+            raise RunError(f"DeepSpeed found no checkpoint in {folder}; delete that folder to use the one before it.")
+
+
+def deepspeed_config(config: ExperimentConfig, engine: DeepSpeedConfig, *, workers: int) -> dict[str, Any]:
+    """DeepSpeed's dictionary. Clipping is always explicit, because DeepSpeed's own default clips at 1.0."""
+    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    values: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # one Ray Data row is one micro-batch
+        "gradient_accumulation_steps": config.batch.micro_batches_per_step // workers,
+        "gradient_clipping": config.optimizer.gradient_clipping,
+        "bf16": {"enabled": engine.precision == "bf16"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**62,
+    }
+    if engine.offload_optimizer:
+        o = config.optimizer
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        values["optimizer"] = {
+            "type": "AdamW",
+            "params": {"lr": o.lr, "betas": [o.beta1, o.beta2], "weight_decay": o.weight_decay},
+        }
+    return values
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    # DeepSpeed builds C++ ops with the `ninja` executable that it looks for on PATH; a worker's PATH may lack the
+    # virtual environment that holds it.
+    folder = str(Path(sys.executable).parent)
+    if folder not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise ConfigError(
+            "engine.name = 'deepspeed' needs the deepspeed package, which cannot be imported here "
+            f"({error}); install it, or train with engine.name=torch."
+        ) from error
+    return deepspeed
+
+
+def _set_lr(optimizer: Any, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,203 @@
+"""What happens between steps: log, validate, checkpoint. The order of the list is the order they run in."""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from genrec.config import ExperimentConfig
+from genrec.data.manifest import Manifest
+from genrec.data.schema import ITEMS_FILE
+from genrec.evaluation.evaluate import evaluate
+from genrec.inference.export import write_export
+from genrec.training.checkpoint import CheckpointInfo, checkpoint_name, write_checkpoint
+from genrec.training.context import WorkerContext
+from genrec.training.engine import Engine
+from genrec.training.meters import StepMeter, peak_memory_bytes
+from genrec.training.optim import learning_rate
+from genrec.training.state import TrainState
+from genrec.training.tracking import Tracker
+from genrec.training.versions import installed_versions
+
+
+class LogHook:
+    """Writes a `train` line every `train.log_every_steps` steps."""
+
+    def __init__(
+        self, config: ExperimentConfig, engine: Engine, context: WorkerContext, tracker: Tracker | None, end_step: int
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.context = context
+        self.tracker = tracker
+        self.end_step = end_step
+
+    def after_step(self, state: TrainState, meter: StepMeter) -> None:
+        """See `Hook`. One small all-reduce a line: loss sums and waits of all workers."""
+        if state.step % self.config.train.log_every_steps and state.step < self.end_step:
+            return
+        seconds = meter.elapsed_s()
+        sums = self.context.all_reduce(torch.tensor([meter.loss_sum, meter.wait_s], dtype=torch.float64))
+        norm = self.engine.gradient_norm()
+        if self.tracker is not None:
+            self.tracker.log(
+                {
+                    "kind": "train",
+                    "step": state.step,
+                    "epoch": round(state.epochs_done, 6),
+                    "time_s": time.time(),
+                    "elapsed_s": round(state.elapsed_s, 3),
+                    "loss": float(sums[0]) / max(meter.num_targets, 1),
+                    "lr": learning_rate(state.step - 1, self.end_step, self.config.optimizer),
+                    "gradient_norm": norm,
+                    "events_per_s": round(meter.num_targets / seconds, 1),
+                    "data_wait_fraction": round(float(sums[1]) / self.context.workers / seconds, 5),
+                    "eta_s": round(seconds / meter.num_steps * (self.end_step - state.step), 1),
+                    "memory_bytes": peak_memory_bytes(self.context.device),
+                }
+            )
+        meter.reset()
+
+
+class ValidationHook:
+    """Validates at the end of every n-th epoch and of the run, exports the best model, stops without progress."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        engine: Engine,
+        context: WorkerContext,
+        tracker: Tracker | None,
+        manifest: Manifest,
+        end_step: int,
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.context = context
+        self.tracker = tracker
+        self.manifest = manifest
+        self.end_step = end_step
+
+    def due(self, state: TrainState) -> bool:
+        """Whether a validation follows the step just done."""
+        whole_epochs = round(state.epochs_done)
+        return state.step == self.end_step or (
+            state.ends_epoch and whole_epochs % self.config.train.evaluate_every_epochs == 0
+        )
+
+    def after_step(self, state: TrainState, meter: StepMeter) -> None:
+        """See `Hook`. Metrics are summed over the workers, so all take the same decision."""
+        if not self.due(state):
+            return
+        started_at = time.perf_counter()
+        result = evaluate(
+            self.engine.model,
+            self.config,
+            self.manifest,
+            "validation",
+            rank=self.context.rank,
+            world_size=self.context.workers,
+            all_reduce=self.context.all_reduce,
+            max_users=self.config.evaluation.max_validation_users,
+        )
+        metric = result.metrics[self.config.evaluation.metric]
+        best = state.best_metric is None or metric > state.best_metric
+        if best:
+            state.best_metric, state.best_step, state.validations_without_gain = metric, state.step, 0
+            self._export(state)
+        else:
+            state.validations_without_gain += 1
+        patience = self.config.train.patience
+        if patience is not None and state.validations_without_gain >= patience:
+            state.stop_reason = f"{patience} validations without a better {self.config.evaluation.metric}"
+        if self.tracker is not None:
+            self.tracker.log(
+                {
+                    "kind": "validation",
+                    "step": state.step,
+                    "epoch": round(state.epochs_done, 6),
+                    "time_s": time.time(),
+                    "elapsed_s": round(state.elapsed_s, 3),
+                    "metrics": result.metrics,
+                    "num_users": result.num_users,
+                    "seconds": round(time.perf_counter() - started_at, 3),
+                    "best": best,
+                }
+            )
+        meter.excluded_s += time.perf_counter() - started_at
+
+    def _export(self, state: TrainState) -> None:
+        weights = self.engine.weights()
+        if self.context.rank != 0:
+            return
+        write_export(
+            self.context.run.export_path,
+            dict(weights),
+            self.config,
+            Path(self.config.data.prepared) / ITEMS_FILE,
+            {
+                "step": state.step,
+                "epoch": round(state.epochs_done, 6),
+                "metric": self.config.evaluation.metric,
+                "value": state.best_metric,
+                "content_hash": self.manifest.content_hash,
+            },
+        )
+
+
+class CheckpointHook:
+    """Saves a checkpoint every `train.checkpoint_every_steps` steps, or with every validation, and at the end."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        engine: Engine,
+        context: WorkerContext,
+        manifest: Manifest,
+        validation: ValidationHook,
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.context = context
+        self.manifest = manifest
+        self.validation = validation
+
+    def after_step(self, state: TrainState, meter: StepMeter) -> None:
+        """See `Hook`."""
+        every = self.config.train.checkpoint_every_steps
+        ends = state.stop_reason is not None or state.step == self.validation.end_step
+        due = self.validation.due(state) if every is None else state.step % every == 0
+        if not (due or ends):
+            return
+        started_at = time.perf_counter()
+        folder = Path(tempfile.mkdtemp(prefix="genrec-checkpoint-"))
+        info = CheckpointInfo(
+            step=state.step,
+            state=state,
+            content_hash=self.manifest.content_hash,
+            workers=self.context.workers,
+            engine=self.config.engine.model_dump(mode="json"),
+            versions=installed_versions(),
+        )
+        try:
+            write_checkpoint(folder, self.engine, info, self.context.rank)
+            self.context.publish(folder, checkpoint_name(state.step))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        meter.excluded_s += time.perf_counter() - started_at
+
+
+def default_hooks(
+    config: ExperimentConfig,
+    engine: Engine,
+    context: WorkerContext,
+    tracker: Tracker | None,
+    manifest: Manifest,
+    end_step: int,
+) -> tuple[LogHook, ValidationHook, CheckpointHook]:
+    """The hooks of a training run, in the order they run in."""
+    log = LogHook(config, engine, context, tracker, end_step)
+    validation = ValidationHook(config, engine, context, tracker, manifest, end_step)
+    return log, validation, CheckpointHook(config, engine, context, manifest, validation)

@@ -1,0 +1,92 @@
+"""The launcher without Ray: this process is the worker, or one of `torchrun`'s."""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+
+from genrec.config import DeepSpeedConfig, ExperimentConfig
+from genrec.data.plan import make_plan
+from genrec.data.stream import local_tables
+from genrec.errors import ConfigError
+from genrec.run_dir import RunDir
+from genrec.training.checkpoint import prune_checkpoints, publish_by_copy
+from genrec.training.context import WorkerContext
+from genrec.training.worker import run as run_worker
+
+
+def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
+    """Trains in this process; under `torchrun`, as one of its workers."""
+    rank, workers = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if workers != config.cluster.workers:
+        raise ConfigError(
+            f"--launcher local runs {workers} worker{'s' if workers > 1 else ''} here, and cluster.workers is "
+            f"{config.cluster.workers}; set cluster.workers={workers}, or start {config.cluster.workers} with torchrun."
+        )
+    device = pick_device(config, int(os.environ.get("LOCAL_RANK", "0")))
+    plan = make_plan(config)
+    end_step = plan.num_steps(config.train.max_epochs, config.train.max_steps)
+
+    def tables(start_step: int) -> Iterator[pa.Table]:
+        return local_tables(plan, start_step=start_step, end_step=end_step, rank=rank, workers=workers)
+
+    def publish(folder: Path, name: str) -> None:
+        publish_by_copy(folder, run.checkpoints_path / name)
+        if workers > 1:
+            dist.barrier()
+        if rank == 0:
+            prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints)
+
+    if workers > 1 or isinstance(config.engine, DeepSpeedConfig):
+        _start_process_group(config, device, rank, workers)
+    try:
+        run_worker(
+            config,
+            WorkerContext(
+                run=run,
+                rank=rank,
+                workers=workers,
+                device=device,
+                launcher="local",
+                end_step=end_step,
+                tables=tables,
+                publish=publish,
+                started_at_s=started_at_s,
+            ),
+        )
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def pick_device(config: ExperimentConfig, local_rank: int) -> torch.device:
+    """The GPU that the config asks for, else the CPU; raises ConfigError when there is no GPU."""
+    if not config.cluster.gpus_per_worker:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"cluster.gpus_per_worker is {config.cluster.gpus_per_worker} and torch {torch.__version__} sees no GPU "
+            "here; install a CUDA build of torch, or set cluster.gpus_per_worker=0."
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _start_process_group(config: ExperimentConfig, device: torch.device, rank: int, workers: int) -> None:
+    if dist.is_initialized():
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=config.cluster.collective_timeout_s)
+    if workers > 1:
+        dist.init_process_group(backend, timeout=timeout)
+        return
+    # DeepSpeed reads these even when the group is there already.
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        os.environ.setdefault(name, value)
+    dist.init_process_group(
+        backend, store=torch.distributed.HashStore(), rank=rank, world_size=workers, timeout=timeout
+    )

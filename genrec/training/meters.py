@@ -1,0 +1,54 @@
+"""Measures a stretch of steps: loss, events per second, share of time spent waiting for data, peak memory."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class StepMeter:
+    """Sums since the last `reset`; one per worker."""
+
+    loss_sum: float = 0.0
+    num_targets: int = 0
+    num_steps: int = 0
+    wait_s: float = 0.0
+    excluded_s: float = 0.0
+    started_at: float = field(default_factory=time.perf_counter)
+
+    def timed(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items; the time spent waiting for each is counted as data wait."""
+        iterator = iter(items)
+        while True:
+            before = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self.wait_s += time.perf_counter() - before
+            yield item
+
+    def elapsed_s(self) -> float:
+        """Seconds since the last reset, without those spent on validation and checkpoints."""
+        return time.perf_counter() - self.started_at - self.excluded_s
+
+    def reset(self) -> None:
+        """Starts a new stretch."""
+        self.loss_sum = self.wait_s = self.excluded_s = 0.0
+        self.num_targets = self.num_steps = 0
+        self.started_at = time.perf_counter()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory of this worker: allocated on its GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,75 @@
+"""The console's view of a run: it follows metrics.jsonl, so it is the same for every launcher."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+POLL_S = 0.5
+
+
+@contextmanager
+def progress_of(metrics_path: Path, console: Console) -> Iterator[None]:
+    """Shows step, loss, events/s, data wait and ETA while the block runs, and a line for every validation."""
+    view = _View(metrics_path, console)
+    with view.progress:
+        thread = threading.Thread(target=view.follow, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            view.done.set()
+            thread.join()
+
+
+class _View:
+    def __init__(self, metrics_path: Path, console: Console) -> None:
+        self.path = metrics_path
+        self.position = metrics_path.stat().st_size if metrics_path.is_file() else 0
+        self.done = threading.Event()
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), console=console
+        )
+        self.task: TaskID = self.progress.add_task("starting workers", total=None)
+
+    def follow(self) -> None:
+        while not self.done.wait(POLL_S):
+            self._read()
+        self._read()
+
+    def _read(self) -> None:
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # still being written
+                self.position += len(line)
+                self._show(json.loads(line))
+
+    def _show(self, record: dict[str, Any]) -> None:
+        kind = record["kind"]
+        if kind == "start":
+            self.progress.update(self.task, total=record["end_step"], completed=record["step"])
+            how = f"resumed at step {record['step']}" if record["resumed"] else "started"
+            self.progress.console.print(f"{how} after {record['seconds_to_first_step']:.0f} s")
+        elif kind == "train":
+            eta_s = record["eta_s"]
+            self.progress.update(
+                self.task,
+                completed=record["step"],
+                description=(
+                    f"step {record['step']}  loss {record['loss']:.4f}  {record['events_per_s']:,.0f} events/s  "
+                    f"data wait {100 * record['data_wait_fraction']:.1f}%  ETA {eta_s // 60:.0f}:{eta_s % 60:02.0f}"
+                ),
+            )
+        elif kind == "validation":
+            metrics = "  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items() if "@10" in name)
+            mark = "  (best)" if record["best"] else ""
+            self.progress.console.print(f"epoch {record['epoch']:.0f}  {metrics}{mark}", highlight=False)

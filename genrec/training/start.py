@@ -1,0 +1,100 @@
+"""What happens before a launcher starts workers: data prepared, the run directory checked, resumed or made fresh."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from genrec.config import ExperimentConfig
+from genrec.data.manifest import Manifest, load_manifest
+from genrec.errors import ConfigError, RunError
+from genrec.run_dir import RunDir, config_differences, load_saved_config, run_dir_of, write_atomically
+from genrec.training.checkpoint import latest_checkpoint, prune_checkpoints
+from genrec.training.versions import installed_versions
+
+
+def open_run_directory(config: ExperimentConfig, *, fresh: bool, say: Callable[[str], None]) -> RunDir:
+    """The run directory of `config`, ready to be trained in.
+
+    An existing run is resumed; RunError shows the differences when its config is another. `fresh` deletes it first.
+    """
+    run = run_dir_of(config)
+    if fresh and run.root.exists():
+        if not run.config_path.is_file():
+            raise RunError(f"--fresh would delete {run.root}, which is not a run; choose another name or runs_dir.")
+        shutil.rmtree(run.root)
+    if run.config_path.is_file():
+        differences = config_differences(load_saved_config(run.config_path), config)
+        if differences:
+            raise RunError(
+                f"Run {run.root} exists with another config; use another name=..., or start over with --fresh. "
+                "Differences (run -> now):\n  " + "\n  ".join(differences)
+            )
+    run.create(config)
+    write_atomically(run.environment_path, json.dumps(environment(), indent=1))
+    newest = latest_checkpoint(run.checkpoints_path, warn=say)
+    prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints)
+    if newest is not None:
+        say(f"Resuming {run.root} from {newest.name}.")
+    return run
+
+
+def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:
+    """Raises ConfigError when the model or the evaluation does not fit the data set."""
+    if config.model.name == "hstu" and config.model.time_bias and not manifest.has_times:
+        raise ConfigError(
+            f"model.time_bias=true needs event times, and {config.data.prepared} has none (its source gives only an "
+            "order); set model.time_bias=false."
+        )
+    largest = max(config.evaluation.ks)
+    if largest > manifest.num_items:
+        raise ConfigError(
+            f"evaluation.ks has {largest}, and the catalogue has only {manifest.num_items} items; "
+            f"use cut-offs up to {manifest.num_items}."
+        )
+
+
+def read_fitting_manifest(config: ExperimentConfig) -> Manifest:
+    """The manifest of the prepared data set, checked against the config."""
+    manifest = load_manifest(config.data.prepared)
+    check_fit(config, manifest)
+    return manifest
+
+
+def environment() -> dict[str, object]:
+    """Commit, versions and hardware, for environment.json."""
+    return {
+        "command": " ".join(["genrec", *sys.argv[1:]]),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": installed_versions(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": _cpus(),
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that genrec is run from, with `+changes` when files differ; None outside one."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        git = ["git", "-C", str(root)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

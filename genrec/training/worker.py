@@ -1,0 +1,135 @@
+"""One worker's run, from an empty process to the final metrics. There is no Ray in it.
+
+Ray Train calls `run` (cluster/ray_train.py), and a single process can call it (training/local.py), so a step can be
+debugged in one process and run where Ray is not installed.
+"""
+
+import logging
+import os
+import time
+
+import torch
+
+from genrec.config import ExperimentConfig
+from genrec.data.manifest import Manifest, load_manifest
+from genrec.data.stream import worker_batches
+from genrec.errors import RunError
+from genrec.evaluation.run_evaluation import evaluate_run
+from genrec.models.build import build_model
+from genrec.training.checkpoint import check_same_topology, latest_checkpoint, read_info
+from genrec.training.context import WorkerContext
+from genrec.training.engine import Engine, build_engine
+from genrec.training.hooks import default_hooks
+from genrec.training.loop import Hook, train
+from genrec.training.meters import StepMeter
+from genrec.training.state import TrainState
+from genrec.training.tracking import Tracker, start_tracker
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: ExperimentConfig, context: WorkerContext) -> None:
+    """Trains (or goes on training) the run of `context`, then tests its best model; every worker calls it alike."""
+    phases = {"process": time.time() - context.started_at_s}
+    set_threads(config, context.workers)
+    manifest = load_manifest(config.data.prepared)
+    torch.manual_seed(config.seed)
+    model = build_model(config, manifest.num_items)
+    phases["model"] = time.time() - context.started_at_s
+    engine = build_engine(config, model, workers=context.workers, device=context.device)
+    phases["engine"] = time.time() - context.started_at_s
+    state = restore(config, engine, context, manifest)
+    tracker = start_tracker(config, context.run.metrics_path, state.tracker_id) if context.rank == 0 else None
+    if tracker is not None:
+        state.tracker_id = tracker.id
+    try:
+        if state.step < context.end_step and state.stop_reason is None:
+            _train(config, engine, context, tracker, manifest, state, phases)
+    finally:
+        if tracker is not None:
+            tracker.close()
+    evaluate_run(
+        context.run,
+        ("validation", "test"),
+        rank=context.rank,
+        world_size=context.workers,
+        all_reduce=context.all_reduce,
+        device=context.device,
+    )
+
+
+def _train(
+    config: ExperimentConfig,
+    engine: Engine,
+    context: WorkerContext,
+    tracker: Tracker | None,
+    manifest: Manifest,
+    state: TrainState,
+    phases: dict[str, float],
+) -> None:
+    batches = worker_batches(
+        context.tables(state.step),
+        start_step=state.step,
+        end_step=context.end_step,
+        rank=context.rank,
+        workers=context.workers,
+        parts=config.batch.micro_batches_per_step,
+    )
+    start = StartHook(context, tracker, phases, state.step)
+    hooks: list[Hook] = [start, *default_hooks(config, engine, context, tracker, manifest, context.end_step)]
+    train(config, engine, batches, hooks, state, context.end_step)
+
+
+class StartHook:
+    """Writes the `start` line after the first step: when the run (re)started and where the time until then went."""
+
+    def __init__(
+        self, context: WorkerContext, tracker: Tracker | None, phases: dict[str, float], first_step: int
+    ) -> None:
+        self.context = context
+        self.tracker = tracker
+        self.phases = phases
+        self.first_step = first_step
+
+    def after_step(self, state: TrainState, meter: StepMeter) -> None:
+        """See `Hook`. The phases are differences of seconds since the command, in the order they happened."""
+        if state.step != self.first_step + 1 or self.tracker is None:
+            return
+        moments = [*self.phases.items(), ("first_step", time.time() - self.context.started_at_s)]
+        previous = [0.0, *(moment for _, moment in moments)]
+        self.tracker.log(
+            {
+                "kind": "start",
+                "step": self.first_step,
+                "end_step": self.context.end_step,
+                "workers": self.context.workers,
+                "launcher": self.context.launcher,
+                "resumed": self.first_step > 0,
+                "time_s": time.time(),
+                "data_wait_s": round(meter.wait_s, 3),
+                "startup": {n: round(m - p, 3) for (n, m), p in zip(moments, previous, strict=False)},
+                "seconds_to_first_step": round(moments[-1][1], 3),
+            }
+        )
+
+
+def restore(config: ExperimentConfig, engine: Engine, context: WorkerContext, manifest: Manifest) -> TrainState:
+    """The state of the newest checkpoint that counts, with the engine restored to it; a fresh one without any."""
+    folder = latest_checkpoint(context.run.checkpoints_path, digests=True, warn=logger.warning)
+    if folder is None:
+        return TrainState()
+    info = read_info(folder)
+    check_same_topology(info, config, folder)
+    if info.content_hash != manifest.content_hash:
+        raise RunError(
+            f"{folder} was trained on another data set than {config.data.prepared} holds now; prepare the old one "
+            "again, or start over with --fresh."
+        )
+    engine.load(folder)
+    return info.state
+
+
+def set_threads(config: ExperimentConfig, workers: int) -> None:
+    """Shares this machine's cores among CPU workers."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(config.cluster.threads_per_worker or max(1, cores // workers))
