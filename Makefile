@@ -30,7 +30,7 @@ quickstart: install ## From a synthetic log to a trained model, recommendations 
 	$(BIN)/genrec prepare configs/quickstart.yaml
 	$(BIN)/genrec train configs/quickstart.yaml
 	$(BIN)/genrec evaluate runs/quickstart
-	$(BIN)/genrec recommend runs/quickstart
+	$(BIN)/genrec recommend runs/quickstart --overwrite
 	$(BIN)/genrec report runs/quickstart
 	@echo "Open $(CURDIR)/runs/quickstart/report.html"
 
@@ -58,7 +58,7 @@ bench: install ## Measure throughput and overhead (benchmarks/README.md)
 	$(BIN)/python benchmarks/overhead.py
 
 docs: install ## Write the generated pages again
-	$(BIN)/python docs/config_reference.py > docs/config.md
+	$(BIN)/python docs/config_reference.py
 
 clean: ## Remove caches and build products; keeps .venv, prepared data and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from genrec.cpu_op import build_folder, compile_cpu_op, find_tool, is_compiled
@@ -75,9 +76,9 @@ def print_findings(findings: list[Finding], console: Console | None = None) -> N
     for column in ("", "what", "found"):
         table.add_column(column, overflow="fold", no_wrap=column == "")
     for finding in findings:
-        table.add_row(f"[{colors[finding.status]}]{finding.status}", finding.name, _plain(finding.value))
+        table.add_row(f"[{colors[finding.status]}]{finding.status}", finding.name, escape(finding.value))
         if finding.mend:
-            table.add_row("", "", f"[bold]mend:[/bold] {_plain(finding.mend)}")
+            table.add_row("", "", f"[bold]mend:[/bold] {escape(finding.mend)}")
     (console or Console()).print(table)
 
 
@@ -249,8 +250,3 @@ def _at_least(name: str, found_bytes: int, wanted_bytes: int, mend: str) -> Find
 
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / GIB:.1f} GiB"
-
-
-def _plain(text: str) -> str:
-    # Rich reads [words] as markup; values are printed as they are.
-    return text.replace("[", "\\[")

@@ -1,0 +1,44 @@
+"""Every YAML in configs/ is short, says how to run it, loads, and builds its model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from source_tree import ROOT
+
+from genrec.config import load_config
+from genrec.models.build import build_model
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.y*ml"))
+IDS = [str(path.relative_to(ROOT)) for path in CONFIGS]
+
+MAX_CONFIG_LINES = 60
+NUM_ITEMS = 1_000
+
+
+def test_there_are_configs() -> None:
+    assert ROOT / "configs" / "quickstart.yaml" in CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_config_is_short_and_starts_with_its_command(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_CONFIG_LINES
+    assert lines[0].startswith("# genrec "), f"the first line must be the command that runs it, not {lines[0]!r}"
+    assert str(path.relative_to(ROOT)) in lines[0]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_config_loads_and_its_run_is_called_like_the_file(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_model_builds_without_memory(path: Path) -> None:
+    config = load_config(path)
+    with torch.device("meta"):
+        model = build_model(config, NUM_ITEMS)
+    parameters = list(model.parameters())
+    assert parameters and all(parameter.is_meta for parameter in parameters)
+    # The table has a row for every item and one for the padding.
+    assert any(parameter.shape[0] >= NUM_ITEMS + 1 for parameter in parameters if parameter.ndim == 2)
