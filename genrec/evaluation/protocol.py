@@ -10,17 +10,15 @@ ProtocolCard = dict[str, str | bool | int]
 def protocol_card(
     config: ExperimentConfig,
     manifest: Manifest,
-    role: Role,
-    *,
     model_uses_query_time: bool,
-    num_users: int,
+    role: Role,
     best_step: int | None = None,
+    *,
     max_users: int | None = None,
 ) -> ProtocolCard:
     """How the numbers of `role` were made, one plain sentence or value an entry; printed with every metric.
 
-    `num_users` were evaluated; `max_users` is the sample that was asked for, `best_step` the step whose weights are
-    used (None: the newest).
+    `best_step` is the step whose weights are evaluated (None: the newest), `max_users` the sample that was asked for.
     """
     return {
         "role": role,
@@ -31,11 +29,9 @@ def protocol_card(
         "window_events": config.sequence.max_length,
         "uses_query_time": model_uses_query_time,
         "candidates": f"the whole catalogue, {manifest.num_items} items, none sampled",
-        "num_candidates": manifest.num_items,
         "filter_seen": config.evaluation.filter_seen,
         "repeated_targets": "kept: a target that the user has seen before stays in the ranking",
         "ties": "against the model: items that score the same as the target rank before it",
-        "num_users": num_users,
         "sample": "every held-out user" if max_users is None else f"a fixed sample of at most {max_users} users",
         "epoch_choice": _epoch_choice(config, best_step),
         "refit_on_validation": False,

@@ -1,0 +1,160 @@
+"""Top-k for every user of a prepared set, written as Parquet: Ray Data streams them through copies of the model."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import torch
+
+from genrec.config import ExperimentConfig
+from genrec.data.manifest import Manifest, load_manifest
+from genrec.data.ray_session import ensure_ray
+from genrec.data.schema import ITEMS_FILE, USERS_FILE
+from genrec.errors import ConfigError, DataError, RunError
+from genrec.evaluation.users import histories_from_table
+from genrec.inference.export import read_export
+from genrec.inference.recommender import Recommender, check_k
+from genrec.run_dir import RunDir
+
+USERS_PER_BLOCK = 4_096  # users that one call of the model's copy gets
+
+
+def recommend_all(
+    run: RunDir,
+    output: Path | None = None,
+    k: int = 10,
+    *,
+    exclude_seen: bool = True,
+    now: int | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the k best items of every user, from all of the user's events, and returns the folder.
+
+    `output` (None: `recommendations` in the run directory) gets `part-*.parquet` with a row a user: `user` (original
+    id), `items` (original ids, best first; fewer than k when `exclude_seen` leaves fewer) and `scores`. `now` is the
+    second that is asked about (None: right after each user's last event). The folder appears once it is complete.
+    Raises ConfigError on a k beyond the catalogue and on an output that exists (unless `overwrite`), DataError when
+    the export or the prepared set is missing or they do not belong together, RunError when Ray Data fails.
+    """
+    export = read_export(run.export_path)
+    target = (output or run.root / "recommendations").resolve()
+    check_k(k, export.items.num_rows)
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target} exists; choose another output folder or allow overwriting.")
+    prepared = Path(export.config.data.prepared).resolve()
+    manifest = load_manifest(prepared)
+    _check_same_items(prepared, export.items)
+    if now is not None and now < manifest.time_range[1]:
+        raise ConfigError(
+            f"now ({now}) is before the log's last event ({manifest.time_range[1]}); give a later second, or none."
+        )
+    draft = target.with_name(target.name + ".tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    ensure_ray()
+    try:
+        users = ray.put(_user_ids(prepared, manifest))
+        arguments = {
+            "export": run.export_path.resolve(),
+            "users": [users],
+            "k": k,
+            "exclude_seen": exclude_seen,
+            "now": now,
+            "has_times": manifest.has_times,
+        }
+        rows = ray.data.read_parquet([str(prepared / file.path) for file in manifest.files])
+        rows = rows.map_batches(
+            _TopK,
+            fn_constructor_kwargs=arguments,
+            batch_size=USERS_PER_BLOCK,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            **_resources(export.config),
+        )
+        rows.write_parquet(str(draft))
+        _finish(draft, target, manifest.num_users)
+    except (ray.exceptions.RayError, OSError) as error:
+        raise RunError(
+            f"Recommending to {target} failed: {str(error).strip().splitlines()[-1]}; nothing was written there."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+class _TopK:
+    """One copy of the model: sequences in, recommendations out."""
+
+    def __init__(
+        self, *, export: Path, users: list[Any], k: int, exclude_seen: bool, now: int | None, has_times: bool
+    ) -> None:
+        device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        self.recommender = Recommender.load(export, device)
+        self.user_ids: pa.Array = ray.get(users[0])  # shared memory: one copy a machine, however many models
+        self.k, self.exclude_seen, self.now, self.has_times = k, exclude_seen, now, has_times
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        histories = histories_from_table(rows)
+        query_times = self.recommender.query_times(histories, self.now, has_times=self.has_times)
+        indices, scores = self.recommender.top_k(histories, self.k, query_times, exclude_seen=self.exclude_seen)
+        kept = scores > -np.inf  # [num_users, k]
+        offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())
+        items = self.recommender.item_ids.take(pa.array(indices[kept] - 1))
+        return pa.table(
+            {
+                "user": self.user_ids.take(pa.array(histories.users)),
+                "items": pa.ListArray.from_arrays(offsets, items),
+                "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[kept])),
+            }
+        )
+
+
+def _resources(config: ExperimentConfig) -> dict[str, Any]:
+    """Copies of the model: one a GPU, or one a CPU with one CPU left to read and write."""
+    available = ray.cluster_resources()
+    if config.cluster.gpus_per_worker > 0 and available.get("GPU", 0) >= 1:
+        return {"num_gpus": 1, "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=int(available["GPU"]))}
+    cpus = available.get("CPU", 1)
+    most = max(1, int(cpus) - 1)
+    return {"num_cpus": 1 if cpus >= 2 else 0.5, "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=most)}
+
+
+def _user_ids(prepared: Path, manifest: Manifest) -> pa.Array:
+    """Original user ids [num_users]; place i holds user index i."""
+    users = pq.read_table(prepared / USERS_FILE).sort_by("index")
+    if users.num_rows != manifest.num_users:
+        raise DataError(
+            f"{prepared / USERS_FILE} has {users.num_rows} users and the manifest {manifest.num_users}; run "
+            "`genrec prepare CONFIG --overwrite`."
+        )
+    return pa.concat_arrays(users["user"].chunks)
+
+
+def _check_same_items(prepared: Path, items: pa.Table) -> None:
+    """The model's item indices must mean what the prepared set's mean."""
+    columns = ["index", "item"]
+    if not pq.read_table(prepared / ITEMS_FILE, columns=columns).equals(items.select(columns)):
+        raise DataError(
+            f"The items of {prepared} are not those that the model was trained on: the set was prepared again "
+            "since; train on it, or restore it."
+        )
+
+
+def _finish(draft: Path, target: Path, num_users: int) -> None:
+    """Checks that no user is missing, names the parts, and gives the folder its name."""
+    parts = sorted(draft.glob("*.parquet"))
+    written = sum(pq.read_metadata(part).num_rows for part in parts)
+    if written != num_users:
+        raise RunError(f"Recommendations for {written} of {num_users} users were written; run the command again.")
+    for number, part in enumerate(parts):
+        part.rename(draft / f"part-{number:05d}.parquet")
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
