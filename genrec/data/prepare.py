@@ -1,0 +1,87 @@
+"""`genrec prepare`: a log becomes a prepared data set (contract 2), once; `ensure_prepared` makes sure that it has.
+
+What happens in between is in `prepare_job.py`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from genrec.config import DataConfig
+from genrec.data.manifest import Manifest, load_manifest
+from genrec.data.prepare_job import PrepareJob, check_settings
+from genrec.data.prepared_folder import check_target, publish, work_folder
+from genrec.data.ray_session import ensure_ray
+from genrec.data.schema import MANIFEST_FILE
+from genrec.data.sources import open_log
+from genrec.errors import DataError
+
+Progress = Callable[[str, float], None]
+"""Called with a phase (open, read, filter, write, finish) and the fraction of it that is done."""
+
+_IRRELEVANT = ("prepared", "max_rejected_fraction", "source.download_dir")  # settings that change no byte of the set
+
+
+def ensure_prepared(config: DataConfig, progress: Progress | None = None) -> Manifest:
+    """The manifest of `config.prepared`, which is prepared first when it is not there yet.
+
+    Raises DataError when it was prepared with other settings. Ray is imported only when there is something to prepare.
+    """
+    if not (Path(config.prepared) / MANIFEST_FILE).exists():
+        return prepare(config, progress=progress)
+    manifest = load_manifest(config.prepared)
+    differences = config_differences(manifest, config)
+    if differences:
+        raise DataError(
+            f"{config.prepared} was prepared with other settings ({'; '.join(differences)}); run "
+            "`genrec prepare CONFIG --overwrite` to make it again, or set data.prepared to another folder."
+        )
+    return manifest
+
+
+def config_differences(manifest: Manifest, config: DataConfig) -> list[str]:
+    """Settings that made the prepared set and are not those of `config`, as readable sentences."""
+    try:
+        before = _flatten(DataConfig.model_validate(manifest.config).model_dump(mode="json"))
+    except ValidationError:
+        return ["its settings are those of another version of genrec"]
+    now = _flatten(config.model_dump(mode="json"))
+    return [
+        f"data.{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in _IRRELEVANT
+    ]
+
+
+def prepare(config: DataConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Manifest:
+    """Prepares `config.prepared` from its source, and returns the manifest.
+
+    Raises DataError when the set exists (unless `overwrite`), when the log is missing, damaged or empty, when more than
+    `max_rejected_fraction` of its rows are bad, or when the filters leave nothing. A set that existed then stays.
+    """
+    report = progress or (lambda phase, fraction: None)
+    target = Path(config.prepared)
+    check_target(target, overwrite=overwrite)
+    with work_folder(target) as work:
+        log = open_log(config.source, work / "source", lambda fraction: report("open", fraction))
+        check_settings(config, log)
+        report("open", 1.0)
+        ensure_ray()
+        job = PrepareJob(config, log, work, report)
+        manifest = job.run()
+        check_target(target, overwrite=overwrite)
+        publish(work, job.finished, target)
+    report("finish", 1.0)
+    return manifest
+
+
+def _flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

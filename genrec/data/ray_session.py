@@ -1,0 +1,102 @@
+"""One Ray for the process, and tasks on it: the only things that preparing data asks of Ray."""
+
+import contextlib
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import pyarrow as pa
+
+from genrec.errors import DataError, GenrecError, RunError
+
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
+
+_OBJECT_STORE_BYTES = 500 * 2**20
+_MIN_CPUS = 2  # logical: one task must be able to run while another one waits for the disk
+
+
+def ensure_ray() -> None:
+    """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine; does nothing when Ray is up.
+
+    A local start takes 6 s on 2 cores; it has the dashboard, without which Ray Train complains every second. Raises
+    RunError when there is no cluster at RAY_ADDRESS.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    import ray.data  # installs the handlers that the next lines quieten
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the console; the session's log file keeps everything
+            handler.setLevel(logging.ERROR)
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError) as error:
+            raise RunError(
+                f"There is no Ray cluster at RAY_ADDRESS={address} ({error}); start it, or unset RAY_ADDRESS."
+            ) from error
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(_MIN_CPUS, len(os.sched_getaffinity(0))),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=True,
+            **quiet,
+        )
+
+
+def map_tasks(
+    function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], on_done: Callable[[int], None] | None = None
+) -> Iterator[ResultT]:
+    """`function(task)` for every task as one Ray Data pipeline; results come in the order of the tasks.
+
+    `function` must be importable on the workers; tasks and results are pickled. `on_done` gets the number of finished
+    tasks. The first GenrecError of a task is raised here, without the stack of the worker.
+    """
+    import ray.data
+
+    rows = [{"task": pickle.dumps(task)} for task in tasks]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _PickledCall(function), batch_size=1, batch_format="pyarrow", zero_copy_batch=True
+    )
+    dataset.context.enable_progress_bars = False
+    dataset.context.execution_options.preserve_order = True
+    done = 0
+    with contextlib.closing(iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))) as batches:
+        for batch in batches:
+            for outcome in batch["outcome"]:
+                result = pickle.loads(outcome.as_py())
+                if isinstance(result, GenrecError):
+                    raise result
+                done += 1
+                if on_done is not None:
+                    on_done(done)
+                yield result
+
+
+class _PickledCall:
+    """The map task: unpickles its task, calls the function, and returns what came out or the user's mistake."""
+
+    def __init__(self, function: Callable[[TaskT], ResultT]) -> None:
+        self.function = function
+        self.__name__ = function.__name__
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        outcomes: list[bytes] = []
+        for task in batch["task"]:
+            outcome: object
+            try:
+                outcome = self.function(pickle.loads(task.as_py()))
+            except GenrecError as error:
+                outcome = error
+            except OSError as error:
+                outcome = DataError(f"The prepared data set cannot be written or read: {error}; free some disk space.")
+            outcomes.append(pickle.dumps(outcome))
+        return pa.table({"outcome": pa.array(outcomes, pa.binary())})
