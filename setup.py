@@ -27,6 +27,7 @@ setup(
         "safetensors>=0.4",
         "numpy>=1.26",
         "pyyaml>=6",
+        "jinja2>=3.1",
     ],
     extras_require={"dev": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12", "mypy>=1.16", "types-PyYAML"]},
     entry_points={"console_scripts": ["genrec = genrec.cli:main"]},
