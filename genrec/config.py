@@ -25,6 +25,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, values: Any) -> Any:
+        # Python counts true as 1; whoever writes `patience: true` means something else.
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, bool) and key in cls.model_fields and cls.model_fields[key].annotation is not bool:
+                raise ValueError(f"{key} must not be {str(value).lower()}; give a number, a text or null")
+        return values
+
 
 def _kind_by_default(name: str) -> BeforeValidator:
     """Lets a section leave out `name` when one kind is the usual one."""
@@ -85,9 +94,7 @@ class MovieLensSource(Section):
     name: Literal["ml-100k", "ml-1m", "ml-20m"]
     path: str | None = Field(None, description="release folder or zip file; null downloads it")
     url: str | None = Field(None, description="where to download the zip from; null is GroupLens")
-    checksum: str | None = Field(
-        None, description="expected `md5:...` or `sha256:...` of the zip; null is the published one"
-    )
+    checksum: str | None = Field(None, description="`md5:...` or `sha256:...` of the zip; null is the published one")
     download_dir: str = Field("prepared/downloads", description="where a download is kept")
 
 
@@ -167,9 +174,7 @@ class SequenceConfig(Section):
     """How a user's events become a training window."""
 
     max_length: int = Field(50, ge=2, le=16_384, description="input events in a window")
-    window: Literal["last", "random"] = Field(
-        "last", description="which events of a longer history: the last, or a seeded stretch"
-    )
+    window: Literal["last", "random"] = Field("last", description="of a longer history: its last events, or a stretch")
 
 
 class BatchConfig(Section):
@@ -177,7 +182,7 @@ class BatchConfig(Section):
 
     tokens_per_step: int = Field(8_192, ge=2, description="events in one optimizer step, at most, over all workers")
     micro_batches_per_step: int = Field(
-        2, ge=1, le=65_536, description="equal parts of a step; a multiple of cluster.workers"
+        2, ge=1, le=65_536, description="parts of a step; a multiple of cluster.workers"
     )
     chunk_tokens: int = Field(1_000_000, ge=2, description="events that are read and shuffled together")
     steps_per_block: int = Field(16, ge=1, le=1_024, description="steps handed to a worker at a time")
@@ -211,7 +216,8 @@ class SASRecConfig(Section):
     def _heads(self) -> "SASRecConfig":
         if self.dim % self.num_heads:
             raise ValueError(
-                f"dim ({self.dim}) must be divisible by num_heads ({self.num_heads}); use num_heads 1 or 2"
+                f"dim ({self.dim}) must be divisible by num_heads ({self.num_heads}); "
+                f"use dim {(self.dim // self.num_heads + 1) * self.num_heads} or num_heads 1"
             )
         return self
 
@@ -339,9 +345,7 @@ class ClusterConfig(Section):
     workers: int = Field(1, ge=1, le=65_536, description="Ray Train workers")
     cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs reserved for a worker; leave some for Ray Data")
     gpus_per_worker: float = Field(0.0, ge=0, le=1, description="1 trains on GPUs, 0 on CPUs")
-    threads_per_worker: int | None = Field(
-        None, ge=1, description="torch threads of a CPU worker; null shares the cores"
-    )
+    threads_per_worker: int | None = Field(None, ge=1, description="torch threads of a worker; null shares the cores")
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker dies")
     collective_timeout_s: int = Field(600, ge=10, description="a collective that takes longer ends the run")
 

@@ -54,6 +54,8 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails) -> str:
         if name is None:
             return f"{path}.name is required; it selects the kind of section{_one_of(allowed)}"
         return f"{path}.name = {name!r} is not known{_nearest(str(name), allowed)}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{path} = {given!r} is refused: it is a section; give it `setting: value` entries, or leave it out."
     rule = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{path} = {given!r} is refused: {rule}; change {path}."
 
