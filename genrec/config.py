@@ -40,9 +40,6 @@ def _kind_by_default(name: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, dict) else value)
 
 
-# --- data: where events come from and how they become sequences ---------------------------------------------------
-
-
 class ColumnsConfig(Section):
     """Names of the log's columns."""
 
@@ -167,9 +164,6 @@ class DataConfig(Section):
     num_shards: int | None = Field(None, ge=1, le=65_536, description="sequence files; null picks by the log's size")
 
 
-# --- what a step is made of -------------------------------------------------------------------------------------
-
-
 class SequenceConfig(Section):
     """How a user's events become a training window."""
 
@@ -195,9 +189,6 @@ class BatchConfig(Section):
                 f"{self.micro_batches_per_step} micro-batches; raise it to {2 * self.micro_batches_per_step} or more"
             )
         return self
-
-
-# --- models and losses -------------------------------------------------------------------------------------------
 
 
 class SASRecConfig(Section):
@@ -258,9 +249,6 @@ class SampledSoftmaxConfig(Section):
 
 
 Loss = Annotated[FullSoftmaxConfig | SampledSoftmaxConfig, Field(discriminator="name")]
-
-
-# --- training ------------------------------------------------------------------------------------------------------
 
 
 class OptimizerConfig(Section):

@@ -56,7 +56,7 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails) -> str:
         return f"{path}.name = {name!r} is not known{_nearest(str(name), allowed)}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{path} = {given!r} is refused: it is a section; give it `setting: value` entries, or leave it out."
-    rule = detail["msg"][0].lower() + detail["msg"][1:]
+    rule = (detail["msg"][0].lower() + detail["msg"][1:]).replace("valid tuple", "list").replace("tuple", "list")
     return f"{path} = {given!r} is refused: {rule}; change {path}."
 
 
