@@ -49,11 +49,10 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails) -> str:
         message = str(detail["ctx"]["error"])
         return message + "." if not keys else f"{path}: {message}."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        allowed = [tag.strip().strip("'") for tag in detail["ctx"].get("expected_tags", "").split(",") if tag.strip()]
         name = detail["ctx"].get("tag")
         if name is None:
-            return f"{path}.name is required; it selects the kind of section{_one_of(allowed)}"
-        return f"{path}.name = {name!r} is not known{_nearest(str(name), allowed)}"
+            return f"{path}.name is required; it selects the kind of section{_one_of(fields)}"
+        return f"{path}.name = {name!r} is not known{_nearest(str(name), fields)}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"{path} = {given!r} is refused: it is a section; give it `setting: value` entries, or leave it out."
     rule = (detail["msg"][0].lower() + detail["msg"][1:]).replace("valid tuple", "list").replace("tuple", "list")
@@ -70,7 +69,10 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """Key path without the union tags that pydantic adds, and the field names of the innermost section."""
+    """Key path without the union tags that pydantic adds, and what may be there.
+
+    That is the field names of the innermost section, or the kinds of it when none is selected.
+    """
     keys: list[str] = []
     current: type[BaseModel] | None = model
     pending: list[type[BaseModel]] = []
@@ -86,7 +88,8 @@ def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[st
         pending = candidates if len(candidates) > 1 else []
         if field is not None:
             current = candidates[0] if len(candidates) == 1 else None
-    return keys, sorted(current.model_fields) if current is not None else []
+    names = list(current.model_fields) if current is not None else [tag for model in pending for tag in _tags(model)]
+    return keys, sorted(names)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
