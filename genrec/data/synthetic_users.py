@@ -1,6 +1,7 @@
 """Draws the histories of a block of users from a world, all users of the block one event at a time together."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -90,8 +91,8 @@ class UserSampler:
         self._world = world
         self._genre_shares = _cumulative_rows(world.tastes)
         starts = np.searchsorted(world.genre_of, np.arange(world.num_genres + 1))
-        groups = [world.popularity[:, a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
-        sums = np.concatenate([np.minimum(np.cumsum(group, axis=1), 1.0) for group in groups], axis=1)
+        groups = [world.popularity[:, a:b] for a, b in pairwise(starts)]
+        sums: Floats = np.concatenate([np.minimum(np.cumsum(group, axis=1), 1.0) for group in groups], axis=1)
         sums[:, starts[1:] - 1] = 1.0
         rows = np.arange(len(sums))[:, None] * world.num_genres
         self._collection_sums = (sums + rows + world.genre_of).ravel()
@@ -197,7 +198,7 @@ def _gaps(rng: np.random.Generator, starts: npt.NDArray[np.bool_], played: Float
 
 def _cumulative_rows(rows: Floats) -> Floats:
     """Row r as r + its running sum, rows one after another: one rising array that `_draw` searches for any row."""
-    sums = np.minimum(np.cumsum(rows, axis=1), 1.0)
+    sums: Floats = np.minimum(np.cumsum(rows, axis=1), 1.0)
     sums[:, -1] = 1.0
     flat: Floats = (sums + np.arange(len(rows))[:, None]).ravel()
     return flat
@@ -205,4 +206,4 @@ def _cumulative_rows(rows: Floats) -> Floats:
 
 def _draw(rng: np.random.Generator, cumulative: Floats, row: Integers) -> Integers:
     """A flat index of `cumulative`, drawn from row `row`; the factor keeps rounding from reaching the next row."""
-    return np.searchsorted(cumulative, row + rng.random(len(row)) * (1 - 1e-9), side="right")
+    return cumulative.searchsorted(row + rng.random(len(row)) * (1 - 1e-9), side="right")

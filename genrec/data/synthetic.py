@@ -1,0 +1,108 @@
+"""Writes the synthetic listening log, block by block: memory does not grow with the number of events or users.
+
+    FOLDER/log/part-00000.parquet   user, item, time (seconds), action, value (seconds played); by user, then time
+    FOLDER/items.parquet            item, type, title
+
+What the log is drawn from is in `synthetic_world.py`, the drawing in `synthetic_users.py`, and the best metrics that
+can be reached on it in `synthetic_best.py`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genrec.config import SyntheticSource
+from genrec.data.synthetic_best import best_known
+from genrec.data.synthetic_users import ACTIONS, UserBlock, UserSampler, num_blocks
+from genrec.data.synthetic_world import ITEM_TYPES, World, build_world
+from genrec.errors import DataError
+
+BLOCKS_PER_SHARD = 16  # about 4 million events, 50 MB
+
+LOG_SCHEMA = pa.schema(
+    [
+        pa.field("user", pa.int64(), nullable=False),
+        pa.field("item", pa.int64(), nullable=False),
+        pa.field("time", pa.int64(), nullable=False),
+        pa.field("action", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("value", pa.float32(), nullable=False),
+    ]
+)
+
+
+def write_log(source: SyntheticSource, folder: Path, progress: Callable[[int], None] | None = None) -> dict[str, float]:
+    """Writes the log and the item table into `folder`, and returns the best known metrics of the test events.
+
+    `progress` is called with the number of events of each block that has been written. The metrics are those of
+    `synthetic_best.best_known`: `hr@10`, `ndcg@10`, ... of the last event of every user, the whole catalogue ranked.
+    Raises DataError when the folder cannot be written.
+    """
+    world = build_world(source)
+    try:
+        (folder / "log").mkdir(parents=True, exist_ok=True)
+        for left_over in (folder / "log").glob("part-*.parquet"):
+            left_over.unlink()
+        pq.write_table(items_table(world), folder / "items.parquet")
+        for shard in range(num_shards(source)):
+            write_shard(source, world, shard, folder / "log" / f"part-{shard:05d}.parquet", progress)
+    except OSError as error:
+        raise DataError(
+            f"The synthetic log cannot be written to {folder} ({error}); free space or choose another folder."
+        ) from error
+    return best_known(source, world)
+
+
+def num_shards(source: SyntheticSource) -> int:
+    """Files of the log."""
+    return -(-num_blocks(source) // BLOCKS_PER_SHARD)
+
+
+def write_shard(
+    source: SyntheticSource, world: World, shard: int, path: Path, progress: Callable[[int], None] | None = None
+) -> None:
+    """Writes file `shard` of the log to `path`; any order of shards, on any machine, gives the same files."""
+    sampler = UserSampler(source, world)
+    blocks = range(shard * BLOCKS_PER_SHARD, min((shard + 1) * BLOCKS_PER_SHARD, num_blocks(source)))
+    # Without the stored Arrow schema, `action` is read back as plain strings.
+    with pq.ParquetWriter(
+        path, LOG_SCHEMA, compression="zstd", store_schema=False, use_dictionary=["user", "item", "action"]
+    ) as writer:
+        for block in blocks:
+            table = events_table(sampler.draw(block))
+            writer.write_table(table)
+            if progress is not None:
+                progress(table.num_rows)
+
+
+def events_table(block: UserBlock) -> pa.Table:
+    """The events of a block as rows of the log, by user and then by time."""
+    order = np.argsort(block.users)
+    lengths = block.lengths[order]
+    held = np.arange(len(block.items)) < lengths[:, None]  # [num_users, num_steps]
+    codes = pa.array(block.actions[:, order].T[held].astype(np.int8))
+    return pa.table(
+        [
+            pa.array(np.repeat(block.users[order], lengths)),
+            pa.array(block.items[:, order].T[held]),
+            pa.array(block.times[:, order].T[held]),
+            pa.DictionaryArray.from_arrays(codes, pa.array(ACTIONS)),
+            pa.array(block.played_s[:, order].T[held]),
+        ],
+        schema=LOG_SCHEMA,
+    )
+
+
+def items_table(world: World) -> pa.Table:
+    """One row for every item of the catalogue: item, type, title."""
+    collection = world.collection_of
+    kind = world.item_type[collection]
+    number = np.arange(world.num_items) - world.first[collection] + 1
+    titles = [
+        f"{ITEM_TYPES[k].collection} {c + 1}, {ITEM_TYPES[k].name} {n}"
+        for k, c, n in zip(kind.tolist(), collection.tolist(), number.tolist(), strict=True)
+    ]
+    names = pa.array([item_type.name for item_type in ITEM_TYPES])
+    return pa.table({"item": np.arange(world.num_items), "type": names.take(pa.array(kind)), "title": pa.array(titles)})
