@@ -1,0 +1,113 @@
+"""`genrec report RUN`: everything a run has recorded, on one HTML page that needs no other file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrec.config import ExperimentConfig
+from genrec.data.manifest import Manifest, load_manifest
+from genrec.errors import DataError, RunError
+from genrec.reporting import run_sections, tables
+from genrec.reporting.history import read_history
+from genrec.reporting.page import render_page
+from genrec.reporting.run_charts import lines_per_point, run_charts
+from genrec.run_dir import RunDir, open_run, write_atomically
+
+SECTIONS = (
+    ("result", "Result"),
+    ("protocol", "Protocol"),
+    ("curves", "Curves"),
+    ("starts", "Starts"),
+    ("data", "Data"),
+    ("config", "Config"),
+    ("environment", "Environment"),
+)
+
+
+def write_report(run: RunDir) -> Path:
+    """The path of the page, written atomically as `report.html` into the run directory.
+
+    A run in progress gets a page too. Raises DataError when the folder is no run, has recorded nothing yet, or holds a
+    damaged file, and RunError when the page cannot be written.
+    """
+    page = _page(run)
+    try:
+        write_atomically(run.report_path, page)
+    except OSError as error:
+        raise RunError(
+            f"{run.report_path} cannot be written ({error.strerror}); make room, or make the folder writable."
+        ) from error
+    return run.report_path
+
+
+def _page(run: RunDir) -> str:
+    _, config = open_run(run.root)
+    metric = config.evaluation.metric
+    history = read_history(run.metrics_path)
+    evaluation = _read_evaluation(run.evaluation_path)
+    if history.is_empty and not evaluation:
+        raise DataError(f"{run.root} has recorded nothing yet; start it with `genrec train CONFIG`, then report on it.")
+    manifest, note = _manifest(config)
+    result = run_sections.result(evaluation, metric, manifest.best_known if manifest else {})
+    settings = tables.config_groups(config)
+    bad_steps = history.train["step"][~np.isfinite(history.train["loss"])].astype(int).tolist()
+    present = {
+        "result": result is not None,
+        "protocol": result is not None and bool(result["protocol"]),
+        "starts": bool(history.starts),
+        "data": manifest is not None,
+    }
+    return render_page(
+        "run.html",
+        name=config.name,
+        summary=run_sections.summary(config, history),
+        finished="test" in evaluation,
+        state=run_sections.state(history, finished="test" in evaluation),
+        alerts=run_sections.loss_alerts(bad_steps),
+        note=note,
+        figures=run_sections.key_figures(history, evaluation, metric),
+        sections=[(name, title) for name, title in SECTIONS if present.get(name, True)],
+        result=result,
+        charts=run_charts(history, metric),
+        num_restarts=len(history.restart_steps),
+        num_bad=len(bad_steps),
+        lines_per_point=lines_per_point(history),
+        validations=run_sections.validations(history, metric),
+        starts=run_sections.starts(history),
+        data=tables.data_rows(manifest) if manifest else [],
+        config=settings,
+        changed=tables.changed_rows(settings),
+        environment=tables.environment_groups(_read_object(run.environment_path)),
+    )
+
+
+def _read_evaluation(path: Path) -> dict[str, dict[str, Any]]:
+    evaluation = _read_object(path)
+    for name, role in evaluation.items():
+        if not isinstance(role, dict):
+            raise DataError(f"{path} holds no object under {name!r}; write it again with `genrec evaluate RUN`.")
+    return evaluation
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty when there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise DataError(f"{path} is damaged: it is not JSON; remove the file and ask for the report again.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} must hold a JSON object, not a {type(value).__name__}; remove the file.")
+    return value
+
+
+def _manifest(config: ExperimentConfig) -> tuple[Manifest | None, str]:
+    """The prepared set's manifest, or why the page goes without: a report is often made where the data is not."""
+    try:
+        return load_manifest(config.data.prepared), ""
+    except DataError as error:
+        missing = "The data section is" if config.data.source.name != "synthetic" else "Data and best known result are"
+        return None, f"{missing} left out: {error}"
