@@ -25,6 +25,8 @@ setup(
         "rich>=13",
         "matplotlib>=3.8",
         "safetensors>=0.4",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "numpy>=1.26",
         "pyyaml>=6",
         "jinja2>=3.1",
