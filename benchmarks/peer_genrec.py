@@ -125,7 +125,6 @@ def measure_trainer(arguments: argparse.Namespace, model: PeerModel, sequences: 
     values["evaluation"] = {"max_validation_users": 512}
     path = Path(arguments.out).with_suffix(".yaml")
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    prepare(path, values["data"]["prepared"])
     subprocess.run(genrec("train", path, "--fresh"), cwd=ROOT, check=True)
     run = RunDir(Path(values["runs_dir"]) / values["name"])
     return steady_reading(read_metrics(run.metrics_path)) | {"targets_per_epoch": probe["targets_per_epoch"]}
@@ -154,7 +153,6 @@ def measure_quality(arguments: argparse.Namespace) -> dict[str, Any]:
     """The validation curve of `configs/sasrec_beauty.yaml`, cut at `max_seconds` of training."""
     work = Path(arguments.out).parent
     overrides = [f"runs_dir={work / 'runs'}", f"data.prepared={work / 'prepared' / 'amazon-beauty'}"]
-    prepare(BEAUTY_CONFIG, str(work / "prepared" / "amazon-beauty"), *overrides)
     child = subprocess.Popen(genrec("train", BEAUTY_CONFIG, *overrides, "--fresh"), cwd=ROOT)
     try:
         return_code = child.wait(arguments.max_seconds + STARTUP_ROOM_S)
@@ -168,12 +166,6 @@ def measure_quality(arguments: argparse.Namespace) -> dict[str, Any]:
     evaluation = json.loads(run.evaluation_path.read_text("utf-8")) if run.evaluation_path.is_file() else None
     points = curve_points(read_metrics(run.metrics_path), evaluation)
     return {"points": [point for point in points if point["training_s"] <= arguments.max_seconds]}
-
-
-def prepare(config: Path, folder: str, *overrides: str) -> None:
-    """Makes the prepared data set unless it is there."""
-    if not (Path(folder) / "manifest.json").is_file():
-        subprocess.run(genrec("prepare", config, *overrides), cwd=ROOT, check=True)
 
 
 def genrec(*arguments: str | Path) -> list[str]:

@@ -19,11 +19,11 @@ TEST_LEVEL = 0.039
 
 
 def readings(rows: Sequence[Row], model: str, side: str, key: str = "events_per_s") -> dict[int, float]:
-    """Successful readings of one side by round."""
+    """Successful readings of one side by round; rounds without that reading are left out."""
     return {
         int(row["round"] or 0): float(row[key] or 0.0)
         for row in rows
-        if row["model"] == model and row["side"] == side and row["status"] == "ok"
+        if row["model"] == model and row["side"] == side and row["status"] == "ok" and key in row
     }
 
 
@@ -77,26 +77,26 @@ def _sides(rows: Sequence[Row]) -> list[str]:
 
 
 def print_throughput(console: Console, result: Result) -> None:
-    """Medians with their spread, the ratio to the peer, and every reading that did not come to an end."""
+    """Medians with their spread, the ratio to the peer, cores in use, and the readings that did not come to an end."""
     table = Table(title="MovieLens-1M, real events a second of steady training")
-    for column in ("model", "side", "events/s", "spread", f"times {PEER}", "lowest", "wanted", "memory", "not ok"):
-        table.add_column(column, justify="left" if column in ("model", "side") else "right")
+    for column in ("model", "side", "events/s", "spread", f"x {PEER}", "wanted", "cores", "memory", "not ok"):
+        table.add_column(column, justify="left" if column in ("model", "side", "not ok") else "right")
     for model, entry in result.medians.items():
         for side, summary in entry["events_per_s"].items():
             ratio = entry[f"times_{PEER}"].get(side)
-            memory = readings(result.rows, model, side, "peak_memory_bytes").values()
-            bad = [str(r["status"]) for r in result.rows if (r["model"], r["side"]) == (model, side)]
-            bad = [status for status in bad if status != "ok"]
+            memory = summarize(readings(result.rows, model, side, "peak_memory_bytes").values())
+            cores = summarize(readings(result.rows, model, side, "cores_used").values())
+            found = [str(row["status"]) for row in result.rows if (row["model"], row["side"]) == (model, side)]
             table.add_row(
                 model,
                 side,
                 f"{summary['median']:,.0f}" if summary else "-",
                 f"{summary['spread']:.0%}" if summary else "-",
                 f"{ratio['median']:.1f}" if ratio else "-",
-                f"{ratio['minimum']:.1f}" if ratio else "-",
                 f"{WANTED_RATIOS[model]:.0f}" if side != PEER and model in WANTED_RATIOS else "",
-                f"{max(memory) / 2**30:.1f} GiB" if memory else "-",
-                ", ".join(bad),
+                f"{cores.median:.1f}" if cores else "-",
+                f"{memory.maximum / 2**30:.1f} GiB" if memory else "-",
+                ", ".join(status for status in found if status != "ok"),
             )
     console.print(table)
 

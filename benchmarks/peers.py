@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from result import Result, Row, describe_machine, git_commit, installed_versions
 SIDES = ("genrec-loop", "genrec", PEER)
 """genrec-loop: genrec's model in a bare single-process PyTorch loop; genrec: `genrec train` on two Ray workers."""
 
+PLAIN_WIDTH = 120  # of tables that go to a file
 OUR_VERSIONS = ("genrec", "torch", "ray", "deepspeed", "numpy")
 THEIR_VERSIONS = ("rectools", "torch", "pytorch-lightning", "numpy", "pandas")
 
@@ -43,7 +45,7 @@ THEIR_VERSIONS = ("rectools", "torch", "pytorch-lightning", "numpy", "pandas")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when every measurement came to an end, else 1."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     if options.command == "setup":
         versions = setup_rectools()
         console.print("RecTools' environment: " + ", ".join(f"{name} {versions[name]}" for name in THEIR_VERSIONS))
@@ -136,9 +138,11 @@ def _result(name: str, options: argparse.Namespace, rows: list[Row], medians: di
     theirs = rectools_versions()
     versions = installed_versions(OUR_VERSIONS) | {f"{PEER}/{key}": theirs[key] for key in THEIR_VERSIONS}
     config = {key: value for key, value in vars(options).items() if key not in ("command", "json")}
-    models = {model: THROUGHPUT_MODELS[model] for model in options.models}
-    config["model"] = {key: model_to_json(model) for key, model in models.items()}
-    config["beauty_config"] = str(BEAUTY_CONFIG.relative_to(ROOT))
+    if name == "peers-throughput":
+        config["models"] = [asdict(THROUGHPUT_MODELS[model]) for model in options.models]
+    else:
+        config["models"] = [asdict(beauty_model())]
+        config["beauty_config"] = str(BEAUTY_CONFIG.relative_to(ROOT))
     return Result(name, config, rows, medians, versions, describe_machine(), git_commit(ROOT))
 
 
