@@ -22,9 +22,12 @@ install: $(STAMP) ## Make .venv and install genrec with the tested versions (PYT
 $(STAMP): setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 12) else f"genrec needs Python 3.11 or 3.12, but $(PYTHON) is {v[0]}.{v[1]}; run: make install PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing torch and the other versions of constraints.txt into $(VENV); this takes some minutes."
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
+	@echo "Looking at this machine, and compiling DeepSpeed's CPU op once: about a minute on 2 cores."
+	-@$(BIN)/genrec doctor
 
 quickstart: install ## From a synthetic log to a trained model, recommendations and a report, in minutes
 	$(BIN)/genrec prepare configs/quickstart.yaml
