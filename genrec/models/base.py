@@ -9,7 +9,7 @@ from genrec.data.batch import Batch
 from genrec.models.item_table import ItemTable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: ZeRO-3 looks for tensors in the `vars` of what a module returns
 class LossSum:
     """A summed loss and how many targets it sums over; `parts` are named shares of it, for the log."""
 
@@ -46,10 +46,11 @@ class SequenceModel(nn.Module):
 
     def forward(self, batch: Batch) -> LossSum:
         """The summed loss over the batch's targets (targets of -1 do not count)."""
-        hidden = self.encode(batch)
-        positions = (batch.targets >= 0).nonzero().squeeze(1)
-        loss_sum = self.loss(hidden[positions], batch.targets[positions], self.item_table)
-        return LossSum(loss_sum, positions.shape[0])
+        hidden, targets = self.encode(batch), batch.targets
+        positions = (targets >= 0).nonzero().squeeze(1)
+        if positions.shape[0] < batch.num_tokens:
+            hidden, targets = hidden.index_select(0, positions), targets.index_select(0, positions)
+        return LossSum(self.loss(hidden, targets, self.item_table), positions.shape[0])
 
     def last_hidden(self, batch: Batch) -> Tensor:
         """Hidden state at each sequence's last event, [num_sequences, dim]."""

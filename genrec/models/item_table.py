@@ -39,5 +39,6 @@ class ItemTable(nn.Module):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Scores [num_rows, num_items + 1] of every item, in fp32; column 0 is padding and means nothing."""
-        scores: Tensor = self(lambda weight: self.normalized(hidden).float() @ self.normalized(weight).float().T)
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores: Tensor = self(lambda weight: self.normalized(hidden.float()) @ self.normalized(weight.float()).T)
         return scores
