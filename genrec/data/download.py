@@ -37,20 +37,21 @@ def download(
     draft = target.with_name(f"{target.name}.part-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, draft, timeout_s, progress)
-        found = file_checksum(draft, checksum)
-        if found != checksum:
-            raise DataError(
-                f"{url} gave a file with checksum {found}, expected {checksum}; it was deleted. Try again, or set "
-                "data.source.checksum if the publisher changed it."
-            )
-        draft.replace(target)
+        try:
+            _fetch(url, draft, timeout_s, progress)
+            found = file_checksum(draft, checksum)
+            if found != checksum:
+                raise DataError(
+                    f"{url} gave a file with checksum {found}, expected {checksum}; it was deleted. Try again, or set "
+                    "data.source.checksum if the publisher changed it."
+                )
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
             f"{target} cannot be written ({error}); set data.source.download_dir to another folder."
         ) from error
-    finally:
-        draft.unlink(missing_ok=True)
     return target
 
 
@@ -86,6 +87,7 @@ def _fetch(url: str, draft: Path, timeout_s: float, progress: Callable[[float], 
                     if progress is not None and expected:
                         progress(received / expected)
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         raise DataError(f"{url} answered {error.code} {error.reason}; {by_hand}.") from error
     except urllib.error.URLError as error:
         raise DataError(f"{url} cannot be reached ({error.reason}); {by_hand}.") from error

@@ -6,6 +6,7 @@ that a part itself refuses are lines that do not have the right fields; they are
 """
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -64,7 +65,7 @@ def read_part(part: LogPart, on_malformed: Malformed) -> Iterator[pa.Table]:
         else:
             for block in _read_delimited(part, part.columns, on_malformed):
                 yield block.rename_columns(list(part.columns))
-    except (OSError, EOFError, pa.ArrowInvalid, pa.ArrowNotImplementedError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, pa.ArrowInvalid, pa.ArrowNotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise unreadable(part.label, error) from error
 
 
