@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from contextlib import nullcontext
@@ -14,7 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from genrec.config import ExperimentConfig, load_config
+from genrec.data.schema import Role
 from genrec.errors import GenrecError
+from genrec.run_dir import RunDir, open_run, run_dir_of
 
 STARTED_AT_S = time.time()
 
@@ -76,6 +79,9 @@ def train(
     from genrec.training.start import open_run_directory, read_fitting_manifest
 
     experiment = load_config(file, overrides)
+    if os.environ.get("RANK", "0") != "0":  # another process of torchrun; rank 0 prepares and prints
+        _fit(experiment, run_dir_of(experiment), launcher)
+        return
     ensure_prepared(experiment.data)
     read_fitting_manifest(experiment)
     run = open_run_directory(experiment, fresh=fresh, say=_say)
@@ -86,7 +92,7 @@ def train(
     console.print(f"Run directory: {run.root}", highlight=False)
 
 
-def _fit(experiment: ExperimentConfig, run: Any, launcher: str) -> None:
+def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str) -> None:
     if launcher == "local":
         from genrec.training.local import fit
     else:
@@ -102,10 +108,9 @@ def evaluate(
 ) -> None:
     """Measure a run's best model on the whole catalogue, beside the popularity baseline."""
     from genrec.evaluation.run_evaluation import evaluate_run
-    from genrec.run_dir import open_run
 
     directory, _ = open_run(run)
-    roles = ("validation", "test") if split == "both" else (split,)
+    roles: tuple[Role, ...] = ("validation", "test") if split == "both" else (split,)
     with nullcontext() if as_json else console.status("evaluating"):
         evaluation = evaluate_run(directory, roles)
     if as_json:
@@ -124,7 +129,6 @@ def recommend(
 ) -> None:
     """Write the k best items of every user to Parquet."""
     from genrec.inference.batch import recommend_all
-    from genrec.run_dir import open_run
 
     directory, _ = open_run(run)
     path = recommend_all(directory, output, k, exclude_seen=not keep_seen, overwrite=overwrite)
@@ -135,7 +139,6 @@ def recommend(
 def report(runs: Annotated[list[Path], typer.Argument(help="run directories", show_default=False)]) -> None:
     """Write one self-contained HTML page for each run."""
     from genrec.reporting.run_report import write_report
-    from genrec.run_dir import open_run
 
     for run in runs:
         directory, _ = open_run(run)

@@ -2,10 +2,13 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import prepared_sets
 import pytest
 
+from genrec.config import ExperimentConfig
 from genrec.cpu_op import compile_cpu_op
 
 # Set here, before anything is imported, so that processes started by a test inherit them.
@@ -27,3 +30,15 @@ os.environ.pop("WANDB_API_KEY", None)
 def cpu_op() -> None:
     """DeepSpeed's CPU op, compiled before the processes of a test race for it."""
     compile_cpu_op(timeout_s=280.0)
+
+
+@pytest.fixture(scope="session")
+def write_prepared() -> Callable[..., Path]:
+    """`write_prepared(folder, sequences, *, times, split, num_items, rows_per_group, num_files, string_ids)`."""
+    return prepared_sets.write_prepared
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., ExperimentConfig]:
+    """`make_config(prepared, "section.field=value", ...)`."""
+    return prepared_sets.make_config

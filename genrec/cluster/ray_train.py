@@ -50,8 +50,11 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     ensure_ray()
     check_resources(config)
     plan = make_plan(config)
+    # Workers run in folders of their own, perhaps on other machines: they are told where the prepared set really is.
+    prepared = str(Path(config.data.prepared).absolute())
+    placed = config.model_copy(update={"data": config.data.model_copy(update={"prepared": prepared})})
     job = Job(
-        config=config.model_dump(mode="json"),
+        config=placed.model_dump(mode="json"),
         run_root=str(run.root.absolute()),
         end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps),
         started_at_s=started_at_s,
@@ -116,6 +119,7 @@ class _DatasetFactory:
 
     def __call__(self) -> "ray.data.Dataset":
         import ray.data
+
         from genrec.data.ray_stream import ray_dataset
 
         context = ray.data.DataContext.get_current()
@@ -134,6 +138,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
     """Ray Train's train function: builds the context and runs the worker."""
     import ray.train
     import torch
+
     from genrec.data.ray_stream import ray_tables
     from genrec.training.context import WorkerContext
     from genrec.training.worker import run as run_worker

@@ -4,7 +4,7 @@ from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError
 
 DATA_CPUS = 0.5
-"""Logical CPUs that must stay free for Ray Data: without them the first read never starts, and that looks like a hang."""
+"""Logical CPUs that must stay free for Ray Data: without them the first read never starts, which looks like a hang."""
 
 
 def check_resources(config: ExperimentConfig) -> None:
@@ -16,8 +16,8 @@ def check_resources(config: ExperimentConfig) -> None:
     cpus, needed = total.get("CPU", 0.0), cluster.workers * cluster.cpus_per_worker
     if needed + DATA_CPUS > cpus:
         raise ConfigError(
-            f"cluster.workers * cluster.cpus_per_worker ({cluster.workers} * {cluster.cpus_per_worker} = {needed:g}) must "
-            f"leave {DATA_CPUS:g} of the cluster's {cpus:g} CPUs to Ray Data; use fewer workers or "
+            f"cluster.workers * cluster.cpus_per_worker ({cluster.workers} * {cluster.cpus_per_worker} = {needed:g}) "
+            f"must leave {DATA_CPUS:g} of the cluster's {cpus:g} CPUs to Ray Data; use fewer workers or "
             f"cluster.cpus_per_worker={max((cpus - 1) / cluster.workers, 0.1):.2g}."
         )
     gpus, needed_gpus = total.get("GPU", 0.0), cluster.workers * cluster.gpus_per_worker

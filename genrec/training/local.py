@@ -28,6 +28,8 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
             f"{config.cluster.workers}; set cluster.workers={workers}, or start {config.cluster.workers} with torchrun."
         )
     device = pick_device(config, int(os.environ.get("LOCAL_RANK", "0")))
+    # Meeting the other workers comes first: rank 0 has then prepared the data and opened the run directory.
+    started_group = _start_process_group(config, device, rank, workers)
     plan = make_plan(config)
     end_step = plan.num_steps(config.train.max_epochs, config.train.max_steps)
 
@@ -41,8 +43,6 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         if rank == 0:
             prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints)
 
-    if workers > 1 or isinstance(config.engine, DeepSpeedConfig):
-        _start_process_group(config, device, rank, workers)
     try:
         run_worker(
             config,
@@ -59,7 +59,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
             ),
         )
     finally:
-        if dist.is_initialized():
+        if started_group:
             dist.destroy_process_group()
 
 
@@ -76,17 +76,18 @@ def pick_device(config: ExperimentConfig, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _start_process_group(config: ExperimentConfig, device: torch.device, rank: int, workers: int) -> None:
-    if dist.is_initialized():
-        return
+def _start_process_group(config: ExperimentConfig, device: torch.device, rank: int, workers: int) -> bool:
+    """Makes the process group when one is needed and there is none; says whether it did."""
+    if dist.is_initialized() or (workers == 1 and not isinstance(config.engine, DeepSpeedConfig)):
+        return False
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=config.cluster.collective_timeout_s)
     if workers > 1:
         dist.init_process_group(backend, timeout=timeout)
-        return
+        return True
     # DeepSpeed reads these even when the group is there already.
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
         os.environ.setdefault(name, value)
-    dist.init_process_group(
-        backend, store=torch.distributed.HashStore(), rank=rank, world_size=workers, timeout=timeout
-    )
+    store = dist.HashStore()  # type: ignore[attr-defined]  # torch exports it without saying so
+    dist.init_process_group(backend, store=store, rank=rank, world_size=workers, timeout=timeout)
+    return True

@@ -1,12 +1,11 @@
-"""Fixtures that several unit tests share: a prepared set written by hand, and a config that reads it."""
+"""A prepared set written by hand, and a config that reads it: fixtures `write_prepared` and `make_config`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from genrec.config import ExperimentConfig, GlobalTimeSplit, LeaveOneOutSplit, config_from_dict
 from genrec.data.manifest import Manifest, content_hash, describe_sequence_file, load_manifest, save_manifest
@@ -21,11 +20,8 @@ from genrec.data.schema import (
 from genrec.data.split import history_ends
 from genrec.overrides import apply_overrides
 
-WritePrepared = Callable[..., Path]
-MakeConfig = Callable[..., ExperimentConfig]
 
-
-def _write_prepared(
+def write_prepared(
     folder: Path,
     sequences: Sequence[Sequence[int]],
     *,
@@ -99,7 +95,7 @@ def _write_prepared(
     return folder
 
 
-def _make_config(prepared: Path, *overrides: str) -> ExperimentConfig:
+def make_config(prepared: Path, *overrides: str) -> ExperimentConfig:
     """A small SASRec config over a prepared folder, with `section.field=value` overrides."""
     values = {
         "name": "unit",
@@ -112,15 +108,3 @@ def _make_config(prepared: Path, *overrides: str) -> ExperimentConfig:
         "evaluation": {"ks": [1, 5, 10], "metric": "ndcg@10"},
     }
     return config_from_dict(apply_overrides(values, list(overrides)))
-
-
-@pytest.fixture
-def write_prepared() -> WritePrepared:
-    """`write_prepared(folder, sequences, *, times, split, num_items, rows_per_group, num_files, string_ids)`."""
-    return _write_prepared
-
-
-@pytest.fixture
-def make_config() -> MakeConfig:
-    """`make_config(prepared, "section.field=value", ...)`."""
-    return _make_config
