@@ -73,7 +73,7 @@ def stale_lock() -> Path | None:
     return lock if lock.exists() else None
 
 
-def compile_cpu_op(timeout_s: float = 300.0) -> None:
+def compile_cpu_op(timeout_s: float = 600.0) -> None:
     """Compiles the op if it is not compiled; returns within 0.1 s if it is, and at once where Linux is not.
 
     Raises RunError when a tool is missing, the build fails or takes longer than `timeout_s`, or a stale lock is found.
