@@ -75,13 +75,16 @@ def _train(
         workers=context.workers,
         parts=config.batch.micro_batches_per_step,
     )
-    start = StartHook(context, tracker, phases, state.step)
-    hooks: list[Hook] = [start, *default_hooks(config, engine, context, tracker, manifest, context.end_step)]
+    hooks: list[Hook] = [*default_hooks(config, engine, context, tracker, manifest, context.end_step)]
+    hooks.append(StartHook(context, tracker, phases, state.step))
     train(config, engine, batches, hooks, state, context.end_step)
 
 
 class StartHook:
-    """Writes the `start` line after the first step: when the run (re)started and where the time until then went."""
+    """Writes the `start` line after the first step: when the run (re)started and where the time until then went.
+
+    It runs last, and the meter starts anew after it: waiting for the first chunk is start-up, not data wait.
+    """
 
     def __init__(
         self, context: WorkerContext, tracker: Tracker | None, phases: dict[str, float], first_step: int
@@ -93,7 +96,11 @@ class StartHook:
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         """See `Hook`. The phases are differences of seconds since the command, in the order they happened."""
-        if state.step != self.first_step + 1 or self.tracker is None:
+        if state.step != self.first_step + 1:
+            return
+        wait_s = meter.wait_s
+        meter.reset()
+        if self.tracker is None:
             return
         moments = [*self.phases.items(), ("first_step", time.time() - self.context.started_at_s)]
         previous = [0.0, *(moment for _, moment in moments)]
@@ -106,7 +113,7 @@ class StartHook:
                 "launcher": self.context.launcher,
                 "resumed": self.first_step > 0,
                 "time_s": time.time(),
-                "data_wait_s": round(meter.wait_s, 3),
+                "first_batch_s": round(wait_s, 3),
                 "startup": {n: round(m - p, 3) for (n, m), p in zip(moments, previous, strict=False)},
                 "seconds_to_first_step": round(moments[-1][1], 3),
             }
