@@ -20,7 +20,7 @@ from genrec.data.synthetic_users import ACTIONS, UserBlock, UserSampler, num_blo
 from genrec.data.synthetic_world import ITEM_TYPES, World, build_world
 from genrec.errors import DataError
 
-BLOCKS_PER_SHARD = 16  # about 4 million events, 50 MB
+BLOCKS_PER_SHARD = 8  # about 4 million events, 25 MB
 
 LOG_SCHEMA = pa.schema(
     [

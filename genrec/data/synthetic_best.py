@@ -36,7 +36,7 @@ from genrec.data.synthetic_world import (
 CUTOFFS = (1, 5, 10, 20, 50, 100)
 MAX_USERS = 20_000
 MAX_EVENTS = 4_000_000  # of the users that are measured
-MAX_SCORES = 1_000_000_000  # users * items, about half a minute of one core
+MAX_SCORES = 400_000_000  # users * items, about 20 seconds of one core
 MIN_USERS = 200
 SCORES_AT_A_TIME = 2_000_000  # 16 MB
 

@@ -36,7 +36,7 @@ MIN_USER_EVENTS = 4
 LENGTH_SHAPE = 4.0  # lengths are gamma with this shape: their standard deviation is half their mean
 LONGEST = 4  # times the mean; caps the memory of a block
 
-EVENTS_PER_BLOCK = 2**18
+EVENTS_PER_BLOCK = 2**19
 MIN_USERS_PER_BLOCK = 128  # shorter rows would spend their time in numpy's overhead
 
 
