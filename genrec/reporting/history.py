@@ -5,6 +5,7 @@ weights: a start at step `s` takes back what was recorded after `s`, and of two 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,29 +117,42 @@ class History:
 
 def read_history(path: Path) -> History:
     """The history in a `metrics.jsonl`, empty when there is no file; raises DataError on a line without a step."""
-    starts: list[Start] = []
-    train: dict[int, dict[str, Any]] = {}
-    validations: dict[int, Validation] = {}
-    last_time_s = math.nan
-    for position, record in enumerate(read_metrics(path), start=1):
+    records = read_metrics(path)
+    for position, record in enumerate(records, start=1):
         if not isinstance(record, dict) or not math.isfinite(_float(record.get("step"))):
             raise DataError(f"{path} record {position} has no step; remove the line, genrec did not write it.")
+    train = _standing(records, "train")
+    times = (_float(record.get("time_s")) for record in reversed(records))
+    return History(
+        starts=tuple(_starts(records)),
+        train={name: np.array([_float(line.get(name)) for line in train]) for name in TRAIN_COLUMNS},
+        validations=tuple(_validation(record) for record in _standing(records, "validation")),
+        last_time_s=next((time_s for time_s in times if math.isfinite(time_s)), math.nan),
+    )
+
+
+def _standing(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The records of a kind that no later start or line has replaced, by step."""
+    standing: dict[int, dict[str, Any]] = {}
+    taken_back_after = math.inf
+    for record in reversed(records):
         step = int(record["step"])
-        time_s = _float(record.get("time_s"))
-        last_time_s = time_s if math.isfinite(time_s) else last_time_s
-        kind = record.get("kind")
-        if kind == "train":
-            train[step] = record
-        elif kind == "validation":
-            validations[step] = _validation(step, record)
-        elif kind == "start":
-            last_done = max([*train, *validations, *(start.step for start in starts)], default=step)
-            starts.append(_start(step, record, max(last_done - step, 0)))
-            train = {done: line for done, line in train.items() if done <= step}
-            validations = {done: line for done, line in validations.items() if done <= step}
-    ordered = [train[step] for step in sorted(train)]
-    columns = {name: np.array([_float(line.get(name)) for line in ordered]) for name in TRAIN_COLUMNS}
-    return History(tuple(starts), columns, tuple(validations[step] for step in sorted(validations)), last_time_s)
+        if record.get("kind") == "start":
+            taken_back_after = min(taken_back_after, step)
+        elif record.get("kind") == kind and step <= taken_back_after:
+            standing.setdefault(step, record)
+    return [standing[step] for step in sorted(standing)]
+
+
+def _starts(records: list[dict[str, Any]]) -> Iterator[Start]:
+    last_step = 0
+    for record in records:
+        step = int(record["step"])
+        if record.get("kind") == "start":
+            yield _start(step, record, max(last_step - step, 0))
+            last_step = step
+        elif record.get("kind") in ("train", "validation"):
+            last_step = max(last_step, step)
 
 
 def _start(step: int, record: dict[str, Any], num_repeated_steps: int) -> Start:
@@ -155,9 +169,9 @@ def _start(step: int, record: dict[str, Any], num_repeated_steps: int) -> Start:
     )
 
 
-def _validation(step: int, record: dict[str, Any]) -> Validation:
+def _validation(record: dict[str, Any]) -> Validation:
     return Validation(
-        step=step,
+        step=int(record["step"]),
         epoch=_float(record.get("epoch")),
         elapsed_s=_float(record.get("elapsed_s")),
         seconds=_float(record.get("seconds")),

@@ -30,5 +30,5 @@ def _prose(text: str) -> Markup:
 
 
 def _breakable(text: str) -> Markup:
-    """Escaped text that may break after a slash, dot or underscore, so that long paths and names keep their words."""
-    return Markup("<wbr>").join(re.split(r"(?<=[/._])", text))
+    """Escaped text in which long paths and names may break between their words, and nowhere else."""
+    return Markup("<wbr>").join(re.split(r"(?<=[/_])|(?<=\.)(?=[a-z])", text))
