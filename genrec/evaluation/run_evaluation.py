@@ -37,9 +37,7 @@ def evaluate_run(
     model.load_state_dict(weights)
     evaluation: dict[str, Any] = {}
     for role in roles:
-        result = evaluate(
-            model, config, manifest, role, rank=rank, world_size=world_size, all_reduce=all_reduce
-        )
+        result = evaluate(model, config, manifest, role, rank=rank, world_size=world_size, all_reduce=all_reduce)
         evaluation[role] = {"metrics": result.metrics, "num_users": result.num_users, "seconds": result.seconds}
         if rank == 0:
             evaluation[role]["popularity"] = evaluate_popularity(config, manifest, role).metrics

@@ -1,5 +1,6 @@
 """Top-k for every user of a prepared set, written as Parquet: Ray Data streams them through copies of the model."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from genrec.data.ray_session import ensure_ray
 from genrec.data.schema import ITEMS_FILE, USERS_FILE
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.evaluation.users import histories_from_table
-from genrec.inference.export import read_export
-from genrec.inference.recommender import Recommender, check_k
+from genrec.inference.recommender import Recommender, check_k, ids_by_index
 from genrec.run_dir import RunDir
 
+EXCEPTION_LINE = re.compile(r"(?!ray\.)[\w.]*(Error|Exception): ")
 USERS_PER_BLOCK = 4_096  # users that one call of the model's copy gets
 
 
@@ -41,14 +42,15 @@ def recommend_all(
     Raises ConfigError on a k beyond the catalogue and on an output that exists (unless `overwrite`), DataError when
     the export or the prepared set is missing or they do not belong together, RunError when Ray Data fails.
     """
-    export = read_export(run.export_path)
+    recommender = Recommender.load(run.export_path)
+    config = recommender.config
     target = (output or run.root / "recommendations").resolve()
-    check_k(k, export.items.num_rows)
+    check_k(k, recommender.num_items)
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; choose another output folder or allow overwriting.")
-    prepared = Path(export.config.data.prepared).resolve()
+    prepared = Path(config.data.prepared).resolve()
     manifest = load_manifest(prepared)
-    _check_same_items(prepared, export.items)
+    _check_same_items(prepared, recommender)
     if now is not None and now < manifest.time_range[1]:
         raise ConfigError(
             f"now ({now}) is before the log's last event ({manifest.time_range[1]}); give a later second, or none."
@@ -57,30 +59,23 @@ def recommend_all(
     shutil.rmtree(draft, ignore_errors=True)
     ensure_ray()
     try:
-        users = ray.put(_user_ids(prepared, manifest))
-        arguments = {
-            "export": run.export_path.resolve(),
-            "users": [users],
-            "k": k,
-            "exclude_seen": exclude_seen,
-            "now": now,
-            "has_times": manifest.has_times,
-        }
+        # One copy a machine in shared memory, and the same weights for all even if training replaces the export.
+        shared = ray.put((recommender, _user_ids(prepared, manifest)))
+        question = {"k": k, "exclude_seen": exclude_seen, "now": now, "has_times": manifest.has_times}
         rows = ray.data.read_parquet([str(prepared / file.path) for file in manifest.files])
         rows = rows.map_batches(
             _TopK,
-            fn_constructor_kwargs=arguments,
+            fn_constructor_kwargs={"shared": [shared], **question},
             batch_size=USERS_PER_BLOCK,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            **_resources(export.config),
+            **_resources(config),
         )
+        rows.context.enable_progress_bars = False
         rows.write_parquet(str(draft))
         _finish(draft, target, manifest.num_users)
     except (ray.exceptions.RayError, OSError) as error:
-        raise RunError(
-            f"Recommending to {target} failed: {str(error).strip().splitlines()[-1]}; nothing was written there."
-        ) from error
+        raise RunError(f"Recommending to {target} failed, and nothing was written there: {_reason(error)}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
@@ -89,12 +84,10 @@ def recommend_all(
 class _TopK:
     """One copy of the model: sequences in, recommendations out."""
 
-    def __init__(
-        self, *, export: Path, users: list[Any], k: int, exclude_seen: bool, now: int | None, has_times: bool
-    ) -> None:
-        device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
-        self.recommender = Recommender.load(export, device)
-        self.user_ids: pa.Array = ray.get(users[0])  # shared memory: one copy a machine, however many models
+    def __init__(self, *, shared: list[Any], k: int, exclude_seen: bool, now: int | None, has_times: bool) -> None:
+        recommender, self.user_ids = ray.get(shared[0])
+        on_gpu = torch.cuda.is_available() and bool(ray.get_gpu_ids())
+        self.recommender: Recommender = recommender.to("cuda" if on_gpu else "cpu")
         self.k, self.exclude_seen, self.now, self.has_times = k, exclude_seen, now, has_times
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -134,14 +127,19 @@ def _user_ids(prepared: Path, manifest: Manifest) -> pa.Array:
     return pa.concat_arrays(users["user"].chunks)
 
 
-def _check_same_items(prepared: Path, items: pa.Table) -> None:
+def _check_same_items(prepared: Path, recommender: Recommender) -> None:
     """The model's item indices must mean what the prepared set's mean."""
-    columns = ["index", "item"]
-    if not pq.read_table(prepared / ITEMS_FILE, columns=columns).equals(items.select(columns)):
+    if not ids_by_index(pq.read_table(prepared / ITEMS_FILE)).equals(recommender.item_ids):
         raise DataError(
             f"The items of {prepared} are not those that the model was trained on: the set was prepared again "
             "since; train on it, or restore it."
         )
+
+
+def _reason(error: Exception) -> str:
+    """The line of a Ray error that says what happened; Ray puts stacks and advice around it."""
+    lines = [line for line in str(error).splitlines() if EXCEPTION_LINE.match(line)]
+    return lines[-1] if lines else str(error).strip()
 
 
 def _finish(draft: Path, target: Path, num_users: int) -> None:

@@ -54,8 +54,7 @@ def write_export(
 ) -> None:
     """Replaces the export in `folder` by this model: a kill at any time leaves the old one or this one, whole.
 
-    `info` is JSON: at least `step`; `has_times` lets `Recommender` ask for times when the model reads them. Only one
-    process writes. Raises RunError when the disk refuses.
+    `info` is JSON: at least `step`. Only one process writes. Raises RunError when the disk refuses.
     """
     target = Path(folder)
     draft, new, old = _beside(target, "tmp"), _beside(target, "new"), _beside(target, "old")

@@ -39,16 +39,12 @@ class Recommendation(NamedTuple):
 class Recommender:
     """A trained model with the item ids it was trained on."""
 
-    def __init__(
-        self, model: SequenceModel, config: ExperimentConfig, items: pa.Table, *, has_times: bool = False
-    ) -> None:
-        """Wraps a model; `items` is the table of `items.parquet`, `has_times` says whether its log had real times."""
+    def __init__(self, model: SequenceModel, config: ExperimentConfig, items: pa.Table) -> None:
+        """Wraps a model; `items` is the table of `items.parquet`."""
         self.config = config
         self.num_items: int = items.num_rows
         self._model = model.eval()
-        self._device = next(model.parameters()).device
-        self._has_times = has_times
-        self.item_ids: pa.Array = _ids_by_index(items)
+        self.item_ids: pa.Array = ids_by_index(items)
         """Original item ids [num_items]; place i holds item index i + 1."""
         self._index_of: dict[ItemId, int] = {}
 
@@ -65,7 +61,16 @@ class Recommender:
                 f"The weights in {folder} are not of the model in its config ({str(error).splitlines()[0]}); "
                 "train again, or copy the whole folder."
             ) from error
-        return cls(model.to(device), export.config, export.items, has_times=bool(export.info.get("has_times")))
+        if any(bool(weight.isnan().any()) for weight in export.state_dict.values() if weight.is_floating_point()):
+            raise DataError(
+                f"The weights in {folder} hold NaN: training has diverged; train again with a lower optimizer.lr."
+            )
+        return cls(model.to(device), export.config, export.items)
+
+    def to(self, device: torch.device | str) -> "Recommender":
+        """This recommender, with its model moved to another device."""
+        self._model.to(device)
+        return self
 
     def recommend(
         self,
@@ -104,7 +109,7 @@ class Recommender:
     ) -> list[list[Recommendation]]:
         """`recommend` for many histories at once; one list a history, in their order."""
         check_k(k, self.num_items)
-        if times is None and self._has_times and self._model.uses_query_time:
+        if times is None and self._model.uses_query_time:
             raise DataError(
                 "This model reads when things happened, and no times were given; pass times=[...], the second of "
                 "each event of the history."
@@ -143,6 +148,7 @@ class Recommender:
 
         Histories hold at least one event each.
         """
+        device = next(self._model.parameters()).device
         lengths = np.minimum(histories.lengths, self.config.sequence.max_length)
         users_per_batch = users_per_batch_of(self.config, self.num_items)
         borders = batch_borders(lengths, users_per_batch, max_tokens_of(self.config))
@@ -151,9 +157,9 @@ class Recommender:
         for first, last in pairwise(borders.tolist()):
             rows = np.arange(first, last)
             part = histories.stretch(rows, np.zeros_like(rows), histories.lengths[rows])
-            batch = window_batch(part, self.config.sequence.max_length, query_times[rows]).to(self._device)
+            batch = window_batch(part, self.config.sequence.max_length, query_times[rows]).to(device)
             seen = seen_pairs(part) if exclude_seen else None
-            exclude = None if seen is None else (seen[0].to(self._device), seen[1].to(self._device))
+            exclude = None if seen is None else (seen[0].to(device), seen[1].to(device))
             best, best_scores = self._model.recommend(batch, k, exclude)
             indices[rows] = best.cpu().numpy()
             scores[rows] = best_scores.float().cpu().numpy()
@@ -219,7 +225,8 @@ def check_k(k: int, num_items: int) -> None:
         raise ConfigError(f"k ({k}) must be between 1 and the catalogue's {num_items} items; choose one there.")
 
 
-def _ids_by_index(items: pa.Table) -> pa.Array:
+def ids_by_index(items: pa.Table) -> pa.Array:
+    """Original ids [num_items] of an item table; place i holds item index i + 1."""
     ordered = items.sort_by("index")
     if ordered["index"].to_pylist() != list(range(1, items.num_rows + 1)):
         raise DataError(
