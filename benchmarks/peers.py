@@ -115,6 +115,8 @@ def measure_quality(options: argparse.Namespace, console: Console) -> Result:
         points: list[dict[str, Any]] = measured.get("points", [])
         if side == PEER:
             points = [point | score_vectors(folder / point["vectors"], log) for point in points]
+        if finished.status == "ok" and not points:
+            ending |= {"status": "out-of-time", "message": f"no validation within {options.max_seconds:.0f} s"}
         rows += [ending | point for point in points] or [ending]
     return _result("peers-quality", options, rows, quality_medians(rows))
 
