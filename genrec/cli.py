@@ -88,7 +88,7 @@ def train(
     _log_to(run.log_path)
     with progress_of(run.metrics_path, console):
         _fit(experiment, run, launcher)
-    _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")))
+    _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")), experiment)
     console.print(f"Run directory: {run.root}", highlight=False)
 
 
@@ -109,14 +109,14 @@ def evaluate(
     """Measure a run's best model on the whole catalogue, beside the popularity baseline."""
     from genrec.evaluation.run_evaluation import evaluate_run
 
-    directory, _ = open_run(run)
+    directory, experiment = open_run(run)
     roles: tuple[Role, ...] = ("validation", "test") if split == "both" else (split,)
     with nullcontext() if as_json else console.status("evaluating"):
         evaluation = evaluate_run(directory, roles)
     if as_json:
         print(json.dumps(evaluation))
     else:
-        _print_evaluation(evaluation)
+        _print_evaluation(evaluation, experiment)
 
 
 @app.command()
@@ -161,10 +161,11 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _print_evaluation(evaluation: dict[str, Any]) -> None:
+def _print_evaluation(evaluation: dict[str, Any], experiment: ExperimentConfig) -> None:
     from genrec.reporting.console import console_summary
 
-    console.print(console_summary(evaluation))
+    best_known = evaluation.get("test", {}).get("best_known")
+    console.print(console_summary(evaluation, experiment.evaluation.metric, best_known))
 
 
 def _say(text: str) -> None:

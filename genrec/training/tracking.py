@@ -15,6 +15,7 @@ class Tracker:
     """Rank 0's writer of metric lines."""
 
     def __init__(self, path: Path, wandb_run: Any = None) -> None:
+        _drop_cut_line(path)
         self._file = path.open("a", encoding="utf-8")
         self._wandb = wandb_run
 
@@ -44,6 +45,15 @@ class Tracker:
             self._wandb.finish()
         except Exception as error:  # see `log`
             logger.warning("Weights & Biases could not finish the run: %s", error)
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Removes what a kill left of a last line, so that the next one does not continue it."""
+    if path.is_file():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
 
 
 def start_tracker(config: ExperimentConfig, path: Path, resume_id: str | None) -> Tracker:
