@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
 _OBJECT_STORE_BYTES = 500 * 2**20
+_KNOCK_TIMEOUT_S = 10.0
 _MIN_CPUS = 2  # logical: one task must be able to run while another one waits for the disk
 
 
@@ -37,8 +39,9 @@ def ensure_ray() -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
+            _knock(address)
             ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             raise RunError(
                 f"There is no Ray cluster at RAY_ADDRESS={address} ({error}); start it, or unset RAY_ADDRESS."
             ) from error
@@ -50,6 +53,13 @@ def ensure_ray() -> None:
             include_dashboard=False,
             **quiet,
         )
+
+
+def _knock(address: str) -> None:
+    """Raises OSError when nobody listens at `host:port`; Ray itself would try for minutes."""
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_TIMEOUT_S).close()
 
 
 def map_tasks(

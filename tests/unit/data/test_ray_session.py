@@ -1,0 +1,64 @@
+"""Ray for the process: tasks in order, mistakes without stacks, and a cluster that is not there."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from genrec.data.ray_session import ensure_ray, map_tasks
+from genrec.errors import DataError
+
+
+def _square() -> Callable[[int], int]:
+    """A function that is pickled by value: a worker cannot import this file."""
+
+    def square(number: int) -> int:
+        if number == 13:
+            raise DataError("13 brings bad luck; leave it out.")
+        if number == 14:
+            raise OSError(28, "No space left on device", "shard.parquet")
+        if number == 15:
+            raise ZeroDivisionError
+        return number**2
+
+    return square
+
+
+def test_results_come_in_order() -> None:
+    ensure_ray()
+    ensure_ray()
+    done: list[int] = []
+    assert list(map_tasks(_square(), range(12), done.append)) == [number**2 for number in range(12)]
+    assert done == list(range(1, 13))
+
+
+def test_a_mistake_of_the_user_arrives_as_it_was_raised() -> None:
+    ensure_ray()
+    with pytest.raises(DataError, match=r"^13 brings bad luck; leave it out\.$") as caught:
+        list(map_tasks(_square(), [1, 13, 2]))
+    assert caught.value.__cause__ is None
+    with pytest.raises(DataError, match=r"No space left on device.*free some disk space"):
+        list(map_tasks(_square(), [14]))
+
+
+def test_a_mistake_of_ours_is_not_hidden() -> None:
+    ensure_ray()
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        list(map_tasks(_square(), [15]))
+
+
+def test_a_cluster_that_is_not_there() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        program = "from genrec.data.ray_session import ensure_ray; ensure_ray()"
+        environment = os.environ | {"RAY_ADDRESS": address}
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment
+        )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"genrec.errors.RunError: There is no Ray cluster at RAY_ADDRESS={address}"), done.stderr
+    assert last.endswith("start it, or unset RAY_ADDRESS.")
