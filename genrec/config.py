@@ -247,6 +247,15 @@ class SampledSoftmaxConfig(Section):
     num_negatives: int = Field(256, ge=1, description="uniform negatives, shared by a micro-batch")
     max_logits_bytes: int = Field(64 * 2**20, ge=2**16, description="logits held at any time, in bytes")
 
+    @model_validator(mode="after")
+    def _one_row(self) -> "SampledSoftmaxConfig":
+        if 4 * self.num_negatives > self.max_logits_bytes:
+            raise ValueError(
+                f"max_logits_bytes ({self.max_logits_bytes}) must hold one row of num_negatives "
+                f"({self.num_negatives}) fp32 logits; raise it to {4 * self.num_negatives} or more"
+            )
+        return self
+
 
 Loss = Annotated[FullSoftmaxConfig | SampledSoftmaxConfig, Field(discriminator="name")]
 

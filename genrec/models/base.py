@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from genrec.data.batch import Batch
+from genrec.errors import ConfigError
 from genrec.models.item_table import ItemTable
 
 
@@ -60,7 +61,12 @@ class SequenceModel(nn.Module):
         """The k best items [num_sequences, k] and their scores [num_sequences, k], best first.
 
         `exclude` is (sequence index, item index) of the pairs that must not come back, usually each user's history.
+        Raises ConfigError when `k` is larger than the catalogue.
         """
+        if k > self.item_table.num_items:
+            raise ConfigError(
+                f"k ({k}) is larger than the catalogue of {self.item_table.num_items} items; ask for fewer items"
+            )
         scores = self.item_table.scores(self.last_hidden(batch))  # [num_sequences, num_items + 1]
         scores[:, 0] = -float("inf")
         if exclude is not None:
