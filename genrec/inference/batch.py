@@ -75,7 +75,9 @@ def recommend_all(
         rows.write_parquet(str(draft))
         _finish(draft, target, manifest.num_users)
     except (ray.exceptions.RayError, OSError) as error:
-        raise RunError(f"Recommending to {target} failed, and nothing was written there: {_reason(error)}") from error
+        raise RunError(f"Recommending to {target} failed, and nothing was written there: {_reason(error)}") from (
+            error.with_traceback(None)  # whose frames keep Ray actors, and so their CPUs
+        )
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
