@@ -21,7 +21,7 @@ from genrec.config import ExperimentConfig, config_from_dict, load_config
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.models.build import build_model
 from genrec.run_dir import RunDir, read_metrics
-from peer_process import BENCHMARKS, ROOT
+from peer_process import ROOT
 from peer_protocol import (
     Ids,
     PeerModel,
@@ -36,12 +36,13 @@ from peer_protocol import (
 from peer_quality import BEAUTY_CONFIG, curve_points
 
 WORKERS = 2
+TIMED_LOG = "log-with-ordinal-times.csv"
 STEP_ROOM = 1.05  # a step's token budget over the mean of 128 sequences: packing needs some room
 STARTUP_ROOM_S = 120
 
 
-def experiment(model: PeerModel, log: str, layout: str, work: Path) -> dict[str, Any]:
-    """The genrec config, as YAML holds it, of a model to compare."""
+def experiment(model: PeerModel, work: Path) -> dict[str, Any]:
+    """The genrec config, as YAML holds it, of a model to compare on the log that `write_timed_log` makes in `work`."""
     if model.kind == "sasrec":
         network: dict[str, Any] = {"name": "sasrec"}
     else:
@@ -56,8 +57,8 @@ def experiment(model: PeerModel, log: str, layout: str, work: Path) -> dict[str,
         "seed": model.seed,
         "runs_dir": str(work / "runs"),
         "data": {
-            "source": {"name": "sequence-text", "path": str(log), "layout": layout},
-            "prepared": str(work / "prepared" / Path(log).parent.name),
+            "source": {"name": "csv", "path": str(work / TIMED_LOG)},
+            "prepared": str(work / "prepared" / Path(TIMED_LOG).stem),
         },
         "sequence": {"max_length": model.max_length},
         "model": network,
@@ -65,6 +66,14 @@ def experiment(model: PeerModel, log: str, layout: str, work: Path) -> dict[str,
         "optimizer": {"lr": model.lr},
         "train": {"max_steps": 1},
     }
+
+
+def write_timed_log(work: Path, sequences: list[Ids]) -> None:
+    """Writes the log as CSV with ordinal seconds, which is what the peer gets too: HSTU's time bias needs times."""
+    lines = ["user,item,time"]
+    for user, sequence in enumerate(sequences):
+        lines += [f"{user},{item},{len(lines) + place}" for place, item in enumerate(sequence.tolist())]
+    (work / TIMED_LOG).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def batches(training: list[Ids], model: PeerModel) -> Iterator[Batch]:
@@ -111,7 +120,9 @@ def measure_trainer(arguments: argparse.Namespace, model: PeerModel, sequences: 
 
     A short bare loop first tells how many steps fill the seconds.
     """
-    values = experiment(model, arguments.log, arguments.layout, Path(arguments.out).parent)
+    work = Path(arguments.out).parent
+    write_timed_log(work, sequences)
+    values = experiment(model, work)
     probe = measure_loop(config_from_dict(values), model, sequences, arguments.warmup_batches, seconds=5)
     events_per_step = probe["targets_per_epoch"] / len(sequences) * model.batch_sequences
     steps = max(3, round(arguments.seconds * probe["events_per_s"] / events_per_step / arguments.warmup_batches))
@@ -125,7 +136,8 @@ def measure_trainer(arguments: argparse.Namespace, model: PeerModel, sequences: 
     values["evaluation"] = {"max_validation_users": 512}
     path = Path(arguments.out).with_suffix(".yaml")
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    subprocess.run(genrec("train", path, "--fresh"), cwd=ROOT, check=True)
+    if return_code := subprocess.run(genrec("train", path, "--fresh"), cwd=ROOT).returncode:
+        raise SystemExit(return_code)  # the last line of the log is then genrec's own sentence
     run = RunDir(Path(values["runs_dir"]) / values["name"])
     return steady_reading(read_metrics(run.metrics_path)) | {"targets_per_epoch": probe["targets_per_epoch"]}
 
@@ -161,7 +173,7 @@ def measure_quality(arguments: argparse.Namespace) -> dict[str, Any]:
         child.wait(STARTUP_ROOM_S)
         return_code = 0
     if return_code:
-        raise subprocess.CalledProcessError(return_code, "genrec train")
+        raise SystemExit(return_code)
     run = RunDir(work / "runs" / load_config(BEAUTY_CONFIG).name)
     evaluation = json.loads(run.evaluation_path.read_text("utf-8")) if run.evaluation_path.is_file() else None
     points = curve_points(read_metrics(run.metrics_path), evaluation)
@@ -203,7 +215,7 @@ def main() -> None:
         if arguments.side == "genrec":
             measurement = measure_trainer(arguments, model, sequences)
         else:
-            config = config_from_dict(experiment(model, arguments.log, arguments.layout, BENCHMARKS / "out"))
+            config = config_from_dict(experiment(model, Path(arguments.out).parent))
             measurement = measure_loop(config, model, sequences, arguments.warmup_batches, arguments.seconds)
             measurement["peak_memory_bytes"] = peak_memory_bytes()
     write_measurement(arguments.out, measurement)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from genrec.config import config_from_dict
-from peer_genrec import batches, experiment, steady_reading
+from peer_genrec import TIMED_LOG, batches, experiment, steady_reading, write_timed_log
 from peer_protocol import THROUGHPUT_MODELS, PeerModel
 
 
@@ -41,7 +41,7 @@ def test_a_run_with_the_warmup_alone_has_no_reading() -> None:
 
 @pytest.mark.parametrize("name", THROUGHPUT_MODELS)
 def test_every_compared_model_is_a_valid_config_of_equal_size(name: str, tmp_path: Path) -> None:
-    config = config_from_dict(experiment(THROUGHPUT_MODELS[name], "log.txt", "pairs", tmp_path))
+    config = config_from_dict(experiment(THROUGHPUT_MODELS[name], tmp_path))
     assert (config.model.dim, config.model.num_layers, config.model.num_heads) == (64, 2, 2)
     assert config.sequence.max_length == 200
     assert config.loss.name == THROUGHPUT_MODELS[name].loss
@@ -59,3 +59,9 @@ def test_batches_hold_last_windows_and_every_user_once_an_epoch() -> None:
     assert windows == {(4, 5, 6, 7), (20, 21), (30, 31, 32)}
     assert [batch.num_sequences for batch in epoch] == [2, 1]
     assert all((batch.target_times == batch.times + 1).all() for batch in epoch)
+
+
+def test_the_log_gets_seconds_that_keep_its_order(tmp_path: Path) -> None:
+    write_timed_log(tmp_path, [np.array([7, 5]), np.array([5, 9, 7])])
+    lines = (tmp_path / TIMED_LOG).read_text("utf-8").splitlines()
+    assert lines == ["user,item,time", "0,7,1", "0,5,2", "1,5,3", "1,9,4", "1,7,5"]
