@@ -48,14 +48,17 @@ def unreadable(path: str, error: Exception) -> DataError:
 
 
 def expand_path(path: str) -> str:
-    """`path` with $VARIABLES and ~ replaced; raises DataError when a variable is not set."""
+    """`path` with $VARIABLES and ~ replaced, absolute because tasks may run in another folder; a URI stays one.
+
+    Raises DataError when a variable is not set.
+    """
     expanded = os.path.expanduser(os.path.expandvars(path))
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:
         raise DataError(
             f"{path} uses ${missing[1]}, which is not set; run `export {missing[1]}=FOLDER` or write the path itself."
         )
-    return expanded
+    return expanded if "://" in expanded else os.path.abspath(expanded)
 
 
 def find_files(path: str, suffixes: Iterable[str]) -> tuple[LogFile, ...]:

@@ -62,7 +62,7 @@ def prepare(config: DataConfig, *, overwrite: bool = False, progress: Progress |
     `max_rejected_fraction` of its rows are bad, or when the filters leave nothing. A set that existed then stays.
     """
     report = progress or (lambda phase, fraction: None)
-    target = Path(config.prepared)
+    target = Path(config.prepared).absolute()  # tasks may run in another folder
     check_target(target, overwrite=overwrite)
     with work_folder(target) as work:
         log = open_log(config.source, work / "source", lambda fraction: report("open", fraction))

@@ -69,5 +69,8 @@ def _lock(work: Path, target: Path) -> int:
         os.close(handle)
         raise DataError(f"Another process is preparing {target}; wait until it is done, or end it.") from error
     for leftover in work.iterdir():
-        shutil.rmtree(leftover)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
     return handle

@@ -48,7 +48,7 @@ def ensure_ray() -> None:
     else:
         ray.init(
             address="local",
-            num_cpus=max(_MIN_CPUS, len(os.sched_getaffinity(0))),
+            num_cpus=_MIN_CPUS if len(os.sched_getaffinity(0)) < _MIN_CPUS else None,  # Ray counts them itself
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             **quiet,

@@ -67,7 +67,7 @@ def open_log(source: Source, folder: Path, progress: Callable[[float], None] | N
     if isinstance(source, MovieLensSource):
         part, titles = open_release(source, progress)
         return Log((part,), frozenset(part.columns), text_ids=True, item_info=titles)
-    return _open_synthetic(source, folder)
+    return _open_synthetic(source, folder, progress)
 
 
 def _mapped(columns: ColumnsConfig) -> dict[str, str]:
@@ -176,10 +176,18 @@ def _open_sequence_text(source: SequenceTextSource) -> Log:
     return Log((part,), frozenset(columns), text_ids=True)
 
 
-def _open_synthetic(source: SyntheticSource, folder: Path) -> Log:
+def _open_synthetic(source: SyntheticSource, folder: Path, progress: Callable[[float], None] | None) -> Log:
     from genrec.data.synthetic import write_log  # only this source needs it
 
-    best_known = write_log(source, folder)
+    num_written = 0
+
+    def on_block(num_events: int) -> None:
+        nonlocal num_written
+        num_written += num_events
+        if progress is not None:
+            progress(min(num_written / source.num_events, 1.0))
+
+    best_known = write_log(source, folder, on_block)
     columns = ColumnsConfig(action="action", value="value")
     log = _open_parquet(str(folder / "log"), columns, _read_item_info(str(folder / "items.parquet")))
     return Log(log.parts, log.columns, False, "s", log.item_info, best_known)

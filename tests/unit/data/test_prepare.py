@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from genrec.config import DataConfig
 from genrec.data import sources
 from genrec.data.manifest import load_manifest
 from genrec.data.prepare import ensure_prepared, prepare
+from genrec.data.ray_session import ensure_ray
 from genrec.data.sequences import ROW_GROUP_EVENTS, row_group_ends
 from genrec.errors import DataError
 
@@ -127,6 +129,15 @@ def test_shards_hold_the_same_users_in_mixed_order(tmp_path: Path) -> None:
     assert np.median(steps) > 80 and (steps == 1).mean() < 0.05
 
 
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path / "log", [Event("u", 1, 2)])
+    values = {"source": {"name": "parquet", "path": "log"}, "prepared": "deep/set"}
+    ensure_ray()
+    monkeypatch.chdir(tmp_path)  # the tasks run where Ray started
+    assert prepare(DataConfig.model_validate(values)).num_events == 1
+    assert read_prepared(tmp_path / "deep/set").sequences == {"u": [(1, 2, None)]}
+
+
 def test_order_within_a_second_is_by_microsecond_then_by_log(tmp_path: Path) -> None:
     table = pa.table(
         {
@@ -193,10 +204,12 @@ def test_item_table_is_joined(tmp_path: Path) -> None:
 def test_synthetic_log_brings_its_best_known_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = type(sys)("genrec.data.synthetic")
 
-    def write_log(source: Any, folder: Path) -> dict[str, float]:
+    def write_log(source: Any, folder: Path, progress: Callable[[int], None]) -> dict[str, float]:
         folder.mkdir(parents=True, exist_ok=True)
         events = [Event(f"u{n % 10}", f"t{n % 7}", n, "stream", 3.0) for n in range(source.num_events // 1_000)]
         write_parquet(folder / "log", events)
+        for _ in range(4):
+            progress(source.num_events // 4)
         info = {"item": [f"t{n}" for n in range(7)], "type": ["track"] * 7, "title": [f"Track {n}" for n in range(7)]}
         pq.write_table(pa.table(info), folder / "items.parquet")
         return {"hr@10": 0.41}
@@ -204,8 +217,11 @@ def test_synthetic_log_brings_its_best_known_metrics(tmp_path: Path, monkeypatch
     monkeypatch.setattr(module, "write_log", write_log, raising=False)
     monkeypatch.setitem(sys.modules, "genrec.data.synthetic", module)
     values = {"source": {"name": "synthetic", "num_events": 100_000}, "prepared": str(tmp_path / "prepared")}
-    manifest = prepare(DataConfig.model_validate(values))
-    assert manifest.best_known == {"hr@10": 0.41}
+    opened: list[float] = []
+    manifest = prepare(
+        DataConfig.model_validate(values), progress=lambda phase, f: opened.append(f) if phase == "open" else None
+    )
+    assert manifest.best_known == {"hr@10": 0.41} and opened == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert (manifest.num_users, manifest.num_items, manifest.num_events) == (10, 7, 100)
     assert manifest.actions == ("stream",)
     assert pq.read_table(tmp_path / "prepared/items.parquet")["type"].to_pylist() == ["track"] * 7

@@ -271,6 +271,7 @@ def test_what_a_killed_process_left_does_not_count(tmp_path: Path) -> None:
         "import os, signal, sys; from pathlib import Path; from genrec.data.prepared_folder import work_folder\n"
         "with work_folder(Path(sys.argv[1])) as work:\n"
         "    (work / 'set').mkdir(); (work / 'set' / 'manifest.json').write_text('half')\n"
+        "    (work / 'items.arrow').write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "prepared")], timeout=60, env=os.environ)
