@@ -120,7 +120,7 @@ def _resources(config: ExperimentConfig) -> dict[str, Any]:
 
 def _user_ids(prepared: Path, manifest: Manifest) -> pa.Array:
     """Original user ids [num_users]; place i holds user index i."""
-    users = pq.read_table(prepared / USERS_FILE).sort_by("index")
+    users = _read(prepared / USERS_FILE).sort_by("index")
     if users.num_rows != manifest.num_users:
         raise DataError(
             f"{prepared / USERS_FILE} has {users.num_rows} users and the manifest {manifest.num_users}; run "
@@ -131,11 +131,18 @@ def _user_ids(prepared: Path, manifest: Manifest) -> pa.Array:
 
 def _check_same_items(prepared: Path, recommender: Recommender) -> None:
     """The model's item indices must mean what the prepared set's mean."""
-    if not ids_by_index(pq.read_table(prepared / ITEMS_FILE)).equals(recommender.item_ids):
+    if not ids_by_index(_read(prepared / ITEMS_FILE)).equals(recommender.item_ids):
         raise DataError(
             f"The items of {prepared} are not those that the model was trained on: the set was prepared again "
             "since; train on it, or restore it."
         )
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read: {error}; run `genrec prepare CONFIG --overwrite`.") from error
 
 
 def _reason(error: Exception) -> str:

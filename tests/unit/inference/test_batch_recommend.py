@@ -1,6 +1,5 @@
 """Top-k for every user through Ray Data: every user once, in original ids, with the scores that Recommender gives."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from genrec.config import ExperimentConfig
-from genrec.data.schema import ITEMS_FILE
+from genrec.data.schema import ITEMS_FILE, MANIFEST_FILE
 from genrec.errors import ConfigError, DataError
 from genrec.inference.batch import recommend_all
 from genrec.inference.export import write_export
@@ -83,6 +82,9 @@ def test_what_cannot_work_is_refused_before_ray_starts(
     pq.write_table(items.set_column(1, "item", pa.array(items["item"].to_numpy()[::-1])), folder / ITEMS_FILE)
     with pytest.raises(DataError, match="not those that the model was trained on"):
         recommend_all(run, None, 2)
-    os.remove(folder / "manifest.json")
+    (folder / ITEMS_FILE).unlink()
+    with pytest.raises(DataError, match=r"items\.parquet cannot be read"):
+        recommend_all(run, None, 2)
+    (folder / MANIFEST_FILE).unlink()
     with pytest.raises(DataError, match="not a prepared data set"):
         recommend_all(run, None, 2)
