@@ -272,6 +272,7 @@ def test_what_a_killed_process_left_does_not_count(tmp_path: Path) -> None:
         "with work_folder(Path(sys.argv[1])) as work:\n"
         "    (work / 'set').mkdir(); (work / 'set' / 'manifest.json').write_text('half')\n"
         "    (work / 'items.arrow').write_text('half')\n"
+        "    (work / 'set' / 'users.csv').write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "prepared")], timeout=60, env=os.environ)
@@ -279,6 +280,8 @@ def test_what_a_killed_process_left_does_not_count(tmp_path: Path) -> None:
     assert (tmp_path / ".prepared.preparing/set/manifest.json").exists() and not (tmp_path / "prepared").exists()
     assert prepare_text(tmp_path, GOOD).num_events == 200
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "prepared"]
+    names = sorted(path.name for path in (tmp_path / "prepared").iterdir())
+    assert names == ["items.parquet", "manifest.json", "sequences", "users.parquet"]
 
 
 def test_two_processes_do_not_prepare_the_same_set(tmp_path: Path) -> None:
