@@ -38,7 +38,12 @@ def evaluate_run(
     evaluation: dict[str, Any] = {}
     for role in roles:
         result = evaluate(model, config, manifest, role, rank=rank, world_size=world_size, all_reduce=all_reduce)
-        evaluation[role] = {"metrics": result.metrics, "num_users": result.num_users, "seconds": result.seconds}
+        evaluation[role] = {
+            "metrics": result.metrics,
+            "standard_errors": result.standard_errors,
+            "num_users": result.num_users,
+            "seconds": result.seconds,
+        }
         if rank == 0:
             evaluation[role]["popularity"] = evaluate_popularity(config, manifest, role).metrics
             evaluation[role]["protocol"] = protocol_card(config, manifest, model.uses_query_time, role, info["step"])
@@ -46,5 +51,13 @@ def evaluate_run(
             if role == "test" and manifest.best_known:
                 evaluation[role]["best_known"] = manifest.best_known
     if rank == 0:
-        write_atomically(run.evaluation_path, json.dumps(evaluation, indent=1))
+        write_atomically(run.evaluation_path, json.dumps(_earlier(run, info["step"]) | evaluation, indent=1))
     return evaluation
+
+
+def _earlier(run: RunDir, step: int) -> dict[str, Any]:
+    """What evaluation.json already says about the same export, so that measuring one role keeps the other."""
+    if not run.evaluation_path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(run.evaluation_path.read_text(encoding="utf-8"))
+    return {role: values for role, values in found.items() if values.get("best_step") == step}
