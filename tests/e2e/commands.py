@@ -1,12 +1,11 @@
 """Runs real `genrec` commands, each with a hard time-out, and kills them when a run has come far enough."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 GENREC = str(Path(sys.executable).with_name("genrec"))
@@ -34,24 +33,31 @@ def refused(folder: Path, *arguments: str, exit_code: int = 2) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
-def kill_when(
-    folder: Path, *arguments: str, ready: Callable[[], int | None], timeout_s: float = 240
-) -> subprocess.Popen[bytes]:
-    """Starts a command; when `ready` returns a process id (0: the command's own), kills that process with SIGKILL.
+@contextmanager
+def start(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs beside the test; whatever is left of it at the end is killed."""
+    with (folder / "started.log").open("wb") as log:
+        process = subprocess.Popen([GENREC, *arguments], cwd=folder, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(60)
 
-    Returns the command, still running when another process was killed.
-    """
-    with (folder / "killed.log").open("wb") as log:
-        process = subprocess.Popen([GENREC, *arguments], cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], timeout_s: float = 240) -> None:
+    """Looks until `ready` holds; fails when the command ends before, or time is up."""
     deadline = time.monotonic() + timeout_s
-    while (victim := ready()) is None:
-        assert process.poll() is None, (folder / "killed.log").read_text()[-3000:]
-        if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise AssertionError(f"not ready within {timeout_s} s: " + (folder / "killed.log").read_text()[-3000:])
+    while not ready():
+        assert process.poll() is None, f"the command ended with {process.returncode} before the test could go on"
+        assert time.monotonic() < deadline, f"not ready within {timeout_s} s"
         time.sleep(0.02)  # the pace of looking, not a wait for something to have happened
-    os.kill(victim or process.pid, signal.SIGKILL)
-    return process
+
+
+def kill_when(folder: Path, *arguments: str, ready: Callable[[], bool]) -> None:
+    """Runs a command until `ready` holds, and kills it with SIGKILL."""
+    with start(folder, *arguments) as process:
+        wait_until(ready, process)
 
 
 def records(run: Path, kind: str) -> list[dict]:
