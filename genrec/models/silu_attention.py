@@ -15,9 +15,7 @@ from genrec.models.attention import row_blocks, scaled_bmm
 from genrec.models.jagged import JaggedLayout
 
 NUM_TIME_BUCKETS = 129
-BUCKET_WIDTH = (
-    0.301  # of the natural logarithm of seconds, as published: about log10(2), though the logarithm is natural
-)
+BUCKET_WIDTH = 0.301  # as published: about log10(2), though the logarithm it divides is natural
 MASKED_SCORE = -3e4  # sigmoid of it is 0 in every dtype, so a masked weight and its gradient are exactly 0
 
 
