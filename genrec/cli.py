@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 import yaml
@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
-from genrec.errors import GenrecError
+from genrec.errors import GenrecError, full_disk
 from genrec.run_dir import RunDir, open_run, run_dir_of
 
 STARTED_AT_S = time.time()
@@ -184,8 +184,17 @@ def main() -> None:
     try:
         app()
     except GenrecError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except OSError as error:
+        full = full_disk(error)
+        if full is None:
+            raise
+        _fail(full)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted; the same command goes on from the last checkpoint.")
         sys.exit(130)
+
+
+def _fail(error: GenrecError) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    sys.exit(error.exit_code)

@@ -9,6 +9,8 @@ A message says the rule, the values, and the way out, in one sentence that a use
 prints it without a stack trace; a library caller catches `GenrecError`.
 """
 
+import errno
+
 
 class GenrecError(Exception):
     """Root of every error that genrec raises on purpose."""
@@ -32,3 +34,11 @@ class RunError(GenrecError):
     """A run failed, or cannot be started or continued where it is."""
 
     exit_code = 1
+
+
+def full_disk(error: OSError) -> RunError | None:
+    """The sentence for a write that failed for want of space; None when `error` is something else."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    where = f" to {error.filename}" if error.filename else ""
+    return RunError(f"No space is left to write{where} ({error.strerror}): free some and run the same command again.")

@@ -1,6 +1,7 @@
 """The Ray launcher: one `TorchTrainer` around `training.worker.run`. The only place that speaks Ray Train."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from genrec.config import ExperimentConfig, config_from_dict
 from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import make_plan
 from genrec.data.ray_session import ensure_ray
-from genrec.errors import GenrecError, RunError
+from genrec.errors import GenrecError, RunError, full_disk
 from genrec.run_dir import RunDir, write_atomically
 from genrec.training.checkpoint import latest_checkpoint, read_info
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import ray.data
     import ray.train
+
+logger = logging.getLogger(__name__)
 
 FAILURE_FILE = "failure.json"
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
@@ -173,9 +176,19 @@ def _worker(loop_config: dict[str, Any]) -> None:
                 started_at_s=job.started_at_s,
             ),
         )
-    except GenrecError as error:
-        write_atomically(failure, json.dumps({"message": str(error), "rank": me.get_world_rank()}))
+    except (GenrecError, OSError) as error:
+        mistake = full_disk(error) if isinstance(error, OSError) else error
+        if mistake is not None:
+            _record(failure, mistake)
         raise
+
+
+def _record(path: Path, mistake: GenrecError) -> None:
+    """Tells the driver, and the workers that Ray starts next, what a restart cannot mend."""
+    try:
+        write_atomically(path, json.dumps({"message": str(mistake)}))
+    except OSError:
+        logger.exception("%s could not be written; Ray will restart the workers", path)
 
 
 def _worker_environment() -> dict[str, str]:
