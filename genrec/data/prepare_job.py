@@ -151,6 +151,7 @@ class PrepareJob:
             )
         names = sorted(path.name for path in (self.finished / SEQUENCES_DIR).iterdir())
         files = tuple(describe_sequence_file(self.finished, name) for name in names)
+        best_known = dict(self.log.best_known)
         small = {"min_value": shards.num_small_values} if shards.num_small_values else {}
         manifest = Manifest(
             num_users=num_users,
@@ -166,7 +167,8 @@ class PrepareJob:
             rejected=shards.rejected,
             filtered=small | kept.dropped,
             config=self.config.model_dump(mode="json"),
-            best_known=dict(self.log.best_known),
+            # It is known for the whole log's last events; a filter or another split asks another question.
+            best_known={} if small | kept.dropped or isinstance(self.config.split, GlobalTimeSplit) else best_known,
             content_hash=content_hash(self.finished, files, self.config.split),
         )
         save_manifest(self.finished, manifest)
