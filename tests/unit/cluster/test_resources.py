@@ -1,0 +1,26 @@
+"""A run that the cluster can never hold is refused, with a number that fits."""
+
+import pytest
+
+from genrec.cluster.resources import check_resources
+from genrec.errors import ConfigError
+
+
+@pytest.fixture
+def config(tmp_path, write_prepared, make_config):
+    folder = write_prepared(tmp_path / "set", [[1, 2, 3, 4]])
+    return lambda *overrides: make_config(folder, "batch.micro_batches_per_step=8", *overrides)
+
+
+def test_ray_data_keeps_some_cpu(config, monkeypatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    check_resources(config("cluster.workers=2", "cluster.cpus_per_worker=0.5"))
+    with pytest.raises(ConfigError, match=r"\(2 \* 1.0 = 2\) must leave 0.5 of the cluster's 2 CPUs .*=0.5"):
+        check_resources(config("cluster.workers=2", "cluster.cpus_per_worker=1"))
+
+
+def test_more_gpus_than_there_are(config, monkeypatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 4.0})
+    check_resources(config("cluster.workers=4", "cluster.gpus_per_worker=1"))
+    with pytest.raises(ConfigError, match=r"\(8 \* 1 = 8\) is more than the cluster's 4 GPUs"):
+        check_resources(config("cluster.workers=8", "cluster.gpus_per_worker=1"))
