@@ -5,8 +5,9 @@ import logging
 import os
 import pickle
 import socket
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -17,6 +18,7 @@ ResultT = TypeVar("ResultT")
 
 _OBJECT_STORE_BYTES = 500 * 2**20
 _KNOCK_TIMEOUT_S = 10.0
+_START_ATTEMPTS = 3
 _MIN_CPUS = 2  # logical: one task must be able to run while another one waits for the disk
 
 
@@ -24,7 +26,7 @@ def ensure_ray() -> None:
     """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine; does nothing when Ray is up.
 
     A local Ray has no dashboard: its dozen processes take half of the start-up time on 2 cores. `ray start --head` and
-    RAY_ADDRESS=auto give one. Raises RunError when there is no cluster at RAY_ADDRESS.
+    RAY_ADDRESS=auto give one. Raises RunError when there is no cluster at RAY_ADDRESS, or Ray does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -46,13 +48,39 @@ def ensure_ray() -> None:
                 f"There is no Ray cluster at RAY_ADDRESS={address} ({error}); start it, or unset RAY_ADDRESS."
             ) from error
     else:
-        ray.init(
-            address="local",
-            num_cpus=_MIN_CPUS if len(os.sched_getaffinity(0)) < _MIN_CPUS else None,  # Ray counts them itself
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            **quiet,
-        )
+        _start_here(quiet)
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Starts Ray on this machine. Ray gives its node 30 s to appear, which a busy machine may miss: then once more."""
+    import ray
+
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=_MIN_CPUS if len(os.sched_getaffinity(0)) < _MIN_CPUS else None,  # Ray counts them itself
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **options,
+            )
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            if "timed out during startup" not in str(error):
+                raise
+            _end_processes(error)
+            if attempt == _START_ATTEMPTS:
+                raise RunError(
+                    f"Ray did not start in 30 s, {attempt} times: the machine is busy or out of memory; try again."
+                ) from error
+
+
+def _end_processes(error: Exception) -> None:
+    """Ends what Ray's half-started node had started; the node is nowhere but in the error's frames."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if node is not None and hasattr(node, "kill_all_processes"):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 def _knock(address: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from genrec.data.ray_session import ensure_ray, map_tasks
-from genrec.errors import DataError
+from genrec.errors import DataError, RunError
 
 
 def _square() -> Callable[[int], int]:
@@ -62,3 +62,34 @@ def test_a_cluster_that_is_not_there() -> None:
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"genrec.errors.RunError: There is no Ray cluster at RAY_ADDRESS={address}"), done.stderr
     assert last.endswith("start it, or unset RAY_ADDRESS.")
+
+
+class SlowNode:
+    """Stands for Ray's node: appears in time at the `good` attempt, and counts what was ended."""
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+        self.num_started = 0
+        self.num_ended = 0
+
+    def start(self, **options: object) -> None:
+        self.num_started += 1
+        if self.num_started != self.good:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    def kill_all_processes(self, *, check_alive: bool, allow_graceful: bool) -> None:
+        self.num_ended += 1
+
+
+@pytest.mark.parametrize("good", [1, 3, 4])
+def test_a_busy_machine_gets_three_chances(monkeypatch: pytest.MonkeyPatch, good: int) -> None:
+    node = SlowNode(good)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", node.start)
+    if good <= 3:
+        ensure_ray()
+    else:
+        with pytest.raises(RunError, match=r"did not start in 30 s, 3 times"):
+            ensure_ray()
+    assert (node.num_started, node.num_ended) == (min(good, 3), min(good - 1, 3))
