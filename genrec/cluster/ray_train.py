@@ -142,7 +142,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    from genrec.data.ray_stream import ray_tables
+    from genrec.data.ray_stream import ray_tables, start_early
     from genrec.training.context import WorkerContext
     from genrec.training.worker import run as run_worker
 
@@ -154,8 +154,10 @@ def _worker(loop_config: dict[str, Any]) -> None:
     me = ray.train.get_context()
     use_gpu = bool(config.cluster.gpus_per_worker)
 
+    stream = start_early(ray_tables(ray.train.get_dataset_shard("train")))
+
     def tables(_: int) -> "Iterator[pa.Table]":
-        return ray_tables(ray.train.get_dataset_shard("train"))
+        return stream  # it starts where the newest checkpoint says; `_DatasetFactory` looked
 
     def publish(folder: Path, name: str) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(folder)

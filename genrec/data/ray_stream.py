@@ -9,6 +9,7 @@ Blocks of equal row counts make `streaming_split` deal them to the workers stric
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -79,3 +80,18 @@ def ray_tables(shard: "ray.data.DataIterator") -> Iterator[pa.Table]:
     """One worker's micro-batches from its split of `ray_dataset`."""
     for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         yield table.select(MICRO_BATCH_SCHEMA.names)
+
+
+def start_early(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same tables; the first is asked for now, so that Ray Data starts up while the model is being built."""
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="first-table")
+    first = pool.submit(next, tables, None)
+    pool.shutdown(wait=False)
+
+    def all_tables() -> Iterator[pa.Table]:
+        table = first.result()
+        if table is not None:
+            yield table
+            yield from tables
+
+    return all_tables()
