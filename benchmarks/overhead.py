@@ -1,6 +1,6 @@
 """What Ray Train, Ray Data and DeepSpeed cost: the real trainer against a bare PyTorch loop over the same batches.
 
-    benchmarks/overhead.py configs/sasrec_ml1m.yaml --rounds 3 --seconds 30 [section.field=value ...]
+    python benchmarks/overhead.py configs/sasrec_ml1m.yaml --rounds 3 --seconds 30 [section.field=value ...]
 
 The bare side is one process with all the cores' threads and the config's own micro-batches, read into memory before the
 clock starts: forward, backward, AdamW. The other side is `genrec train` as a user runs it. They take turns.
@@ -88,6 +88,8 @@ def real_trainer(file: str, overrides: list[str], seconds: float, expected: floa
 
 def compare(file: str, overrides: list[str], rounds: int, seconds: float) -> Result:
     """The two sides in turn, `rounds` times; the ratio is taken within each round."""
+    genrec = str(Path(sys.executable).with_name("genrec"))
+    subprocess.run([genrec, "prepare", file, *overrides], check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
     rows: list[Row] = []
     ratios = []
     for number in range(rounds):
@@ -120,7 +122,7 @@ def compare(file: str, overrides: list[str], rounds: int, seconds: float) -> Res
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
+    parser.add_argument("config", nargs="?", default="configs/quickstart.yaml")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=30)

@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -13,6 +14,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
@@ -55,7 +57,10 @@ def prepare(
     from genrec.data.prepare import prepare as prepare_data
 
     data = load_config(file, overrides).data
-    manifest = prepare_data(data, overwrite=True) if overwrite else ensure_prepared(data)
+    with _phases() as progress:
+        manifest = (
+            prepare_data(data, overwrite=True, progress=progress) if overwrite else ensure_prepared(data, progress)
+        )
     if as_json:
         print(manifest.model_dump_json(exclude={"files", "config"}))
         return
@@ -82,7 +87,8 @@ def train(
     if os.environ.get("RANK", "0") != "0":  # another process of torchrun; rank 0 prepares and prints
         _fit(experiment, run_dir_of(experiment), launcher)
         return
-    ensure_prepared(experiment.data)
+    with _phases() as progress:
+        ensure_prepared(experiment.data, progress)
     read_fitting_manifest(experiment)
     run = open_run_directory(experiment, fresh=fresh, say=_say)
     _log_to(run.log_path)
@@ -90,6 +96,14 @@ def train(
         _fit(experiment, run, launcher)
     _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")), experiment)
     console.print(f"Run directory: {run.root}", highlight=False)
+
+
+@contextmanager
+def _phases() -> Iterator[Callable[[str, float], None]]:
+    """Shows the phases of preparing data: what is being done, and how much of it."""
+    with Progress(console=console, transient=True) as view:
+        task = view.add_task("prepare", total=1.0, visible=False)
+        yield lambda phase, done: view.update(task, description=f"prepare: {phase}", completed=done, visible=True)
 
 
 def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str) -> None:
