@@ -149,5 +149,5 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _is_disk_error(error: OSError | RuntimeError) -> bool:
-    """Torch's writer turns a full disk into a RuntimeError of its own."""
-    return isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "file write failed" in str(error)
+    """Torch's writer turns a full disk into a RuntimeError of its own, which names the file of its zip writer."""
+    return isinstance(error, OSError) or "inline_container" in str(error) or "PytorchStreamWriter" in str(error)

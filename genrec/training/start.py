@@ -12,15 +12,23 @@ from pathlib import Path
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.errors import ConfigError, RunError
-from genrec.run_dir import RunDir, config_differences, load_saved_config, run_dir_of, write_atomically
-from genrec.training.checkpoint import latest_checkpoint, prune_checkpoints
+from genrec.run_dir import (
+    RunDir,
+    config_differences,
+    load_saved_config,
+    read_metrics,
+    run_dir_of,
+    write_atomically,
+)
+from genrec.training.checkpoint import latest_checkpoint, list_checkpoints, prune_checkpoints
 from genrec.training.versions import installed_versions
 
 
 def open_run_directory(config: ExperimentConfig, *, fresh: bool, say: Callable[[str], None]) -> RunDir:
     """The run directory of `config`, ready to be trained in.
 
-    An existing run is resumed; RunError shows the differences when its config is another. `fresh` deletes it first.
+    An existing run is resumed; RunError shows the differences when its config is another, unless nothing has been
+    trained yet. `fresh` deletes it first.
     """
     run = run_dir_of(config)
     if fresh and run.root.exists():
@@ -29,7 +37,7 @@ def open_run_directory(config: ExperimentConfig, *, fresh: bool, say: Callable[[
         shutil.rmtree(run.root)
     if run.config_path.is_file():
         differences = config_differences(load_saved_config(run.config_path), config)
-        if differences:
+        if differences and _has_trained(run):
             raise RunError(
                 f"Run {run.root} exists with another config; use another name=..., or start over with --fresh. "
                 "Differences (run -> now):\n  " + "\n  ".join(differences)
@@ -41,6 +49,11 @@ def open_run_directory(config: ExperimentConfig, *, fresh: bool, say: Callable[[
     if newest is not None:
         say(f"Resuming {run.root} from {newest.name}.")
     return run
+
+
+def _has_trained(run: RunDir) -> bool:
+    """Whether another config would change the meaning of something that is already there."""
+    return bool(list_checkpoints(run.checkpoints_path) or read_metrics(run.metrics_path))
 
 
 def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:

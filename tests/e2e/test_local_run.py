@@ -90,7 +90,10 @@ def test_recommend_writes_every_user(trained: Path) -> None:
     table = pq.read_table(trained / "top")
     assert table.num_rows == 1_000
     assert set(table.column_names) == {"user", "items", "scores"}
-    walks = {int(line.split()[0]): list(map(int, line.split()[1:])) for line in (trained / "walks.txt").open()}
+    walks = {
+        int(line.split()[0]): list(map(int, line.split()[1:]))
+        for line in (trained / "walks.txt").read_text().splitlines()
+    }
     rows = zip(table["user"].to_pylist(), table["items"].to_pylist(), strict=True)
     near = [len({(walks[user][-1] + step) % 100 for step in (1, 2, 3)} & set(items)) for user, items in rows]
     assert np.mean(near) > 2.5  # of the three items that can come next
