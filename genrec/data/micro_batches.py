@@ -4,16 +4,15 @@ One row of the table is one ready micro-batch: who it is (step, part, id), how m
 arrays of a `Batch`. Nothing here needs torch, so a map task starts fast.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from genrec.data.packing import IntArray, pack
 from genrec.data.plan import Chunk, PlanSpec, windows_of
+from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
 
 MICRO_BATCH_SCHEMA = pa.schema(
@@ -90,10 +89,8 @@ def rows_for_workers(table: pa.Table, *, workers: int, steps_per_block: int, par
 
 def _read_chunk(spec: PlanSpec, chunk: Chunk) -> tuple[dict[str, npt.NDArray[Any]], IntArray]:
     """Items, times and actions of the chunk's users, one after another, and the users' borders."""
-    tables = []
-    for path, group in chunk.row_groups:
-        with pq.ParquetFile(Path(spec.folder) / path) as parquet:
-            tables.append(parquet.read_row_group(group, columns=["length", "items", "times", "actions"]))
+    columns = ["length", "items", "times", "actions"]
+    tables = [read_row_group(spec.folder, path, group, columns) for path, group in chunk.row_groups]
     table = pa.concat_tables(tables).combine_chunks()
     offsets = np.concatenate([[0], np.cumsum(table["length"].to_numpy().astype(np.int64))])
     lists = {name: table[name].combine_chunks().flatten().to_numpy() for name in ("items", "times", "actions")}

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from genrec.config import ExperimentConfig, GlobalTimeSplit, Split
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.packing import IntArray, PackingRule, num_steps
+from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
 from genrec.errors import ConfigError, DataError
 
@@ -144,13 +144,13 @@ def _window_lengths(spec: PlanSpec, manifest: Manifest) -> tuple[tuple[tuple[str
     lengths: list[npt.NDArray[np.int64]] = []
     needs_times = isinstance(spec.split, GlobalTimeSplit)
     for file in manifest.files:
-        with pq.ParquetFile(Path(spec.folder) / file.path) as parquet:
-            for index in range(len(file.row_groups)):
-                table = parquet.read_row_group(index, columns=["length", "times"] if needs_times else ["length"])
-                offsets = np.concatenate([[0], np.cumsum(table["length"].to_numpy().astype(np.int64))])
-                times = table["times"].combine_chunks().flatten().to_numpy() if needs_times else offsets[:0]
-                ends, _ = history_ends(spec.split, "train", times, offsets)
-                tokens = windows_of(ends, spec.max_length)
-                groups.append((file.path, index))
-                lengths.append(tokens[tokens > 0])
+        for index in range(len(file.row_groups)):
+            columns = ["length", "times"] if needs_times else ["length"]
+            table = read_row_group(spec.folder, file.path, index, columns)
+            offsets = np.concatenate([[0], np.cumsum(table["length"].to_numpy().astype(np.int64))])
+            times = table["times"].combine_chunks().flatten().to_numpy() if needs_times else offsets[:0]
+            ends, _ = history_ends(spec.split, "train", times, offsets)
+            tokens = windows_of(ends, spec.max_length)
+            groups.append((file.path, index))
+            lengths.append(tokens[tokens > 0])
     return tuple(groups), tuple(lengths)

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -24,8 +23,8 @@ from genrec.config import ExperimentConfig
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.data.manifest import Manifest
 from genrec.data.schema import Role
+from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
-from genrec.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
 
@@ -87,16 +86,9 @@ def histories_from_table(table: pa.Table) -> Histories:
     return Histories(users, lists["items"][0], lists["times"][0], lists["actions"][0], lists["items"][1])
 
 
-def read_histories(path: Path, row_group: int) -> Histories:
-    """One row group of a sequence file; raises DataError when the file is damaged."""
-    try:
-        with pq.ParquetFile(path) as parquet:
-            table = parquet.read_row_group(row_group, columns=["user", "items", "times", "actions"])
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} cannot be read (row group {row_group}): {error}; run `genrec prepare CONFIG --overwrite`."
-        ) from error
-    return histories_from_table(table)
+def read_histories(folder: str | Path, path: str, row_group: int) -> Histories:
+    """One row group of a prepared set's sequence file; raises DataError when the file is damaged."""
+    return histories_from_table(read_row_group(folder, path, row_group, ["user", "items", "times", "actions"]))
 
 
 def window_batch(histories: Histories, max_length: int, query_times: IntArray) -> Batch:
@@ -188,7 +180,7 @@ def _role_users(
             quota = None if max_users is None else max_users * row // num_rows - max_users * first // num_rows
             if row <= begin or first >= end or quota == 0:
                 continue
-            histories = read_histories(Path(config.data.prepared) / file.path, index)
+            histories = read_histories(config.data.prepared, file.path, index)
             ends, evaluated = history_ends(manifest.split, role, histories.times, histories.offsets)
             chosen = _sample(np.flatnonzero(evaluated), histories.users, quota)
             chosen = chosen[(chosen + first >= begin) & (chosen + first < end)]
