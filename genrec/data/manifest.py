@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from genrec.config import Split
 from genrec.data.schema import ITEMS_FILE, MANIFEST_FILE, SEQUENCES_DIR, USERS_FILE
+from genrec.data.sequence_files import load_superseded, read_row_group, superseded_path
 from genrec.errors import DataError
 
 SCHEMA_VERSION = 1
@@ -35,7 +36,24 @@ class SequenceFile(_Frozen):
 
     path: str
     num_bytes: int
-    row_groups: tuple[RowGroup, ...]
+    row_groups: tuple[RowGroup, ...] = Field(description="what counts of each row group: superseded rows do not")
+    sha256: str = Field("", description="of the file's bytes; empty in sets of earlier versions")
+    num_superseded: int = Field(0, description="rows that an append has written anew into another file")
+
+
+class SourceFile(_Frozen):
+    """One file of the log; `path` is relative to the source's folder."""
+
+    path: str
+    num_bytes: int
+
+
+class RejectedFile(_Frozen):
+    """A file of the log that was put aside as a whole, and the sentence that says why."""
+
+    path: str
+    reason: str
+    message: str
 
 
 class Manifest(_Frozen):
@@ -52,8 +70,12 @@ class Manifest(_Frozen):
     length_histogram: dict[int, int] = Field(description="upper bound of a length bucket (power of two) -> users")
     split: Split
     files: tuple[SequenceFile, ...]
+    num_rows: int = Field(0, description="rows read: events + rejected + filtered; 0 in sets of earlier versions")
     rejected: dict[str, int] = Field(default_factory=dict, description="bad rows by reason")
+    rejected_files: tuple[RejectedFile, ...] = Field((), description="files of the log that were put aside")
     filtered: dict[str, int] = Field(default_factory=dict, description="rows dropped by each filter")
+    source_files: tuple[SourceFile, ...] = Field((), description="what of the log is in the set; Parquet and CSV only")
+    has_subseconds: bool = Field(False, description="some events have fractions of seconds, which ordered them")
     config: dict[str, Any] = Field(description="the resolved `data` section that made the set")
     best_known: dict[str, float] = Field(
         default_factory=dict, description="best reachable metrics, synthetic logs only"
@@ -92,33 +114,57 @@ def load_manifest(folder: str | Path) -> Manifest:
             "run `genrec prepare CONFIG --overwrite`."
         )
     for file in manifest.files:
-        found = Path(folder) / file.path
-        if not found.is_file() or found.stat().st_size != file.num_bytes:
-            size = found.stat().st_size if found.is_file() else "missing"
+        _check_size(Path(folder) / file.path, file.num_bytes)
+        if file.num_superseded != (found := len(load_superseded(folder, file.path))):
             raise DataError(
-                f"{found} is {size} and should be {file.num_bytes} bytes: the data set is damaged; "
-                "run `genrec prepare CONFIG --overwrite`."
+                f"{superseded_path(folder, file.path)} lists {found} rows and should list {file.num_superseded}: the "
+                "data set is damaged; run `genrec prepare CONFIG --overwrite`."
             )
     return manifest
 
 
+def _check_size(path: Path, num_bytes: int) -> None:
+    if not path.is_file() or path.stat().st_size != num_bytes:
+        size = path.stat().st_size if path.is_file() else "missing"
+        raise DataError(
+            f"{path} is {size} and should be {num_bytes} bytes: the data set is damaged; "
+            "run `genrec prepare CONFIG --overwrite`."
+        )
+
+
 def content_hash(folder: str | Path, files: Sequence[SequenceFile], split: Split) -> str:
-    """SHA-256 over the bytes of the sequence, item and user files and the split rule, in file order."""
+    """SHA-256 over the sequence, item and user files and the split rule, in file order."""
     digest = hashlib.sha256(json.dumps(split.model_dump(mode="json"), sort_keys=True).encode())
-    for name in [*(file.path for file in files), ITEMS_FILE, USERS_FILE]:
-        digest.update(name.encode())
-        with (Path(folder) / name).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    for file in files:
+        digest.update(f"{file.path} {file.sha256}".encode())
+        digest.update(load_superseded(folder, file.path).tobytes())
+    for name in (ITEMS_FILE, USERS_FILE):
+        digest.update(f"{name} {_sha256(Path(folder) / name)}".encode())
     return digest.hexdigest()
 
 
-def describe_sequence_file(folder: str | Path, name: str) -> SequenceFile:
-    """Rows and events of every row group of `sequences/NAME`, read from its `length` column."""
-    path = Path(folder) / SEQUENCES_DIR / name
-    with pq.ParquetFile(path) as parquet:
-        groups = []
-        for index in range(parquet.num_row_groups):
-            lengths: npt.NDArray[np.int32] = parquet.read_row_group(index, columns=["length"])["length"].to_numpy()
-            groups.append(RowGroup(rows=len(lengths), events=int(lengths.sum())))
-    return SequenceFile(path=f"{SEQUENCES_DIR}/{name}", num_bytes=path.stat().st_size, row_groups=tuple(groups))
+def describe_sequence_file(folder: str | Path, name: str, sha256: str | None = None) -> SequenceFile:
+    """What `sequences/NAME` holds, row group by row group, from its `length` column; superseded rows do not count.
+
+    `sha256` is that of the file's bytes, where it is known already.
+    """
+    path = f"{SEQUENCES_DIR}/{name}"
+    file = Path(folder) / path
+    with pq.ParquetFile(file) as parquet:
+        num_groups = parquet.num_row_groups
+    groups = []
+    for index in range(num_groups):
+        lengths: npt.NDArray[np.int32] = read_row_group(folder, path, index, ["length"])["length"].to_numpy()
+        groups.append(RowGroup(rows=len(lengths), events=int(lengths.sum())))
+    return SequenceFile(
+        path=path,
+        num_bytes=file.stat().st_size,
+        row_groups=tuple(groups),
+        sha256=sha256 or _sha256(file),
+        num_superseded=len(load_superseded(folder, path)),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,11 +1,15 @@
 """Reading the sequence files of a prepared set: the one way from (file, row group) to rows.
 
-Every reader of sequences comes through here, so that what counts as a row of the set is decided once.
+Every reader of sequences comes through here, so that what counts as a row of the set is decided once: a row whose user
+was written anew by `genrec prepare --append` is *superseded*. Its number in the file stands in a list beside the file
+(`part-00000.superseded.npy`, rising int64), and it is left out.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,15 +17,42 @@ from genrec.errors import DataError
 
 
 def read_row_group(folder: str | Path, path: str, group: int, columns: Sequence[str]) -> pa.Table:
-    """The rows of one row group of `FOLDER/path` (as the manifest names it), in file order.
+    """The rows of one row group of `FOLDER/path` (as the manifest names it) that count, in file order.
 
     Raises DataError when the file is missing or damaged.
     """
     try:
         with pq.ParquetFile(Path(folder) / path) as parquet:
-            return parquet.read_row_group(group, columns=list(columns))
+            table = parquet.read_row_group(group, columns=list(columns))
+            superseded = load_superseded(folder, path)
+            if not len(superseded):
+                return table
+            first = sum(parquet.metadata.row_group(before).num_rows for before in range(group))
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{Path(folder) / path} cannot be read (row group {group}): {error}; "
             "run `genrec prepare CONFIG --overwrite`."
         ) from error
+    begin, end = np.searchsorted(superseded, [first, first + len(table)])
+    if begin == end:
+        return table
+    counts = np.ones(len(table), dtype=np.bool_)
+    counts[superseded[begin:end] - first] = False
+    return table.filter(pa.array(counts))
+
+
+def superseded_path(folder: str | Path, path: str) -> Path:
+    """Where the superseded rows of `FOLDER/path` are listed, when it has any."""
+    return (Path(folder) / path).with_suffix(".superseded.npy")
+
+
+def load_superseded(folder: str | Path, path: str) -> npt.NDArray[np.int64]:
+    """Rising numbers of the rows of `FOLDER/path` that do not count; raises DataError when the list is damaged."""
+    listed = superseded_path(folder, path)
+    if not listed.exists():
+        return np.zeros(0, dtype=np.int64)
+    try:
+        rows: npt.NDArray[np.int64] = np.load(listed, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{listed} cannot be read: {error}; run `genrec prepare CONFIG --overwrite`.") from error
+    return rows
