@@ -56,6 +56,13 @@ class RejectedFile(_Frozen):
     message: str
 
 
+class Part(_Frozen):
+    """A named stretch of the files: one of several logs that were prepared together."""
+
+    name: str
+    num_files: int
+
+
 class Manifest(_Frozen):
     """Everything that a plan, an evaluation or a report must know without reading the sequences."""
 
@@ -70,6 +77,7 @@ class Manifest(_Frozen):
     length_histogram: dict[int, int] = Field(description="upper bound of a length bucket (power of two) -> users")
     split: Split
     files: tuple[SequenceFile, ...]
+    parts: tuple[Part, ...] = Field((), description="which files, in order, come from which log; () is one log")
     num_rows: int = Field(0, description="rows read: events + rejected + filtered; 0 in sets of earlier versions")
     rejected: dict[str, int] = Field(default_factory=dict, description="bad rows by reason")
     rejected_files: tuple[RejectedFile, ...] = Field((), description="files of the log that were put aside")
