@@ -99,6 +99,22 @@ class HSTUConfig(Section):
     l2_normalize: bool = Field(True, description="cosine scores: outputs and items have length 1")
 
 
+class InputsConfig(Section):
+    """What the model sees of an event besides its item."""
+
+    actions: bool = Field(False, description="a learned vector for the action (stream, skip, ...)")
+    item_types: bool = Field(False, description="a learned vector for the item's type (track, episode, ...)")
+    time_features: tuple[Literal["gap", "hour", "weekday"], ...] = Field(
+        (), description="learned vectors: time since the event before, hour and weekday (UTC)"
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The inputs that are on, for protocol cards and messages."""
+        chosen = {"actions": self.actions, "item_types": self.item_types}
+        return (*(name for name, on in chosen.items() if on), *self.time_features)
+
+
 Model = Annotated[SASRecConfig | HSTUConfig, Field(discriminator="name")]
 
 
@@ -181,6 +197,7 @@ class TrainConfig(Section):
     patience: int | None = Field(None, ge=1, description="validations without a better metric before training stops")
     log_every_steps: int = Field(10, ge=1, description="steps between two metric lines")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept")
+    log_windows: bool = Field(False, description="write the windows of every trained step to windows/ in the run")
 
     @model_validator(mode="after")
     def _length(self) -> "TrainConfig":

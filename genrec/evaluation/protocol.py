@@ -27,6 +27,7 @@ def protocol_card(
         "order": _order(manifest),
         "history": _history(manifest, role),
         "window_events": config.sequence.max_length,
+        "inputs": ", ".join(("items", *config.inputs.names)),
         "uses_query_time": model_uses_query_time,
         "candidates": f"the whole catalogue, {manifest.num_items} items, none sampled",
         "filter_seen": config.evaluation.filter_seen,

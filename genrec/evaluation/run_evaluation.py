@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec.data.item_types import read_item_types
 from genrec.data.manifest import load_manifest
 from genrec.data.schema import Role
 from genrec.evaluation.evaluate import evaluate
@@ -33,7 +34,7 @@ def evaluate_run(
     config, weights, _, info = read_export(run.export_path)
     manifest = load_manifest(config.data.prepared)
     device = device or torch.device("cpu")
-    model = build_model(config, manifest.num_items).to(device)
+    model = build_model(config, manifest.num_items, read_item_types(config.data.prepared)).to(device)
     model.load_state_dict(weights)
     evaluation: dict[str, Any] = {}
     for role in roles:

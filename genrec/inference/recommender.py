@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from genrec.config import ExperimentConfig
+from genrec.data.item_types import item_type_codes
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.evaluation.users import (
     Histories,
@@ -53,7 +54,7 @@ class Recommender:
         """The best model of a run directory or of an export folder; raises DataError when there is none."""
         folder = Path(path) if (Path(path) / INFO_FILE).is_file() else RunDir(Path(path)).export_path
         export = read_export(folder)
-        model = build_model(export.config, export.items.num_rows)
+        model = build_model(export.config, export.items.num_rows, item_type_codes(export.items))
         try:
             model.load_state_dict(export.state_dict)
         except RuntimeError as error:

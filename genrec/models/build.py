@@ -2,19 +2,30 @@
 
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from genrec.config import ExperimentConfig
 from genrec.losses import build_loss
 from genrec.models.base import SequenceModel
 from genrec.models.hstu import HSTU
+from genrec.models.layers import Inputs
 from genrec.models.sasrec import SASRec
 
 MODELS: dict[str, Callable[..., SequenceModel]] = {"sasrec": SASRec, "hstu": HSTU}
 
 
-def build_model(config: ExperimentConfig, num_items: int) -> SequenceModel:
+def build_model(
+    config: ExperimentConfig, num_items: int, item_types: npt.NDArray[np.uint8] | None = None
+) -> SequenceModel:
     """The model of `config.model` with the loss of `config.loss`, on the current default device.
 
+    `item_types` [num_items + 1], the type code of every item, is read when `inputs.item_types` asks for it.
     Its weights come from torch's default generator, which the caller seeds; under `torch.device("meta")` there are
     none.
     """
-    return MODELS[config.model.name](config.model, num_items, config.sequence.max_length, build_loss(config.loss))
+    inputs = Inputs(config.inputs, None if item_types is None else torch.tensor(item_types))
+    return MODELS[config.model.name](
+        config.model, num_items, config.sequence.max_length, build_loss(config.loss), inputs
+    )

@@ -18,7 +18,7 @@ from genrec.data.batch import Batch
 from genrec.models.base import Loss, SequenceModel
 from genrec.models.item_table import ItemTable
 from genrec.models.jagged import JaggedLayout, jagged_layout
-from genrec.models.layers import Dropout, InputLayer
+from genrec.models.layers import NO_INPUTS, Dropout, InputLayer, Inputs
 from genrec.models.silu_attention import NUM_TIME_BUCKETS, AttentionBias, causal_silu_attention, time_buckets
 
 NORM_EPS = 1e-6
@@ -62,20 +62,22 @@ class HSTULayer(nn.Module):
 class HSTU(SequenceModel):
     """A stack of HSTU layers; with the time bias, each position also sees the time of the event it predicts."""
 
-    def __init__(self, config: HSTUConfig, num_items: int, max_length: int, loss: Loss) -> None:
+    def __init__(
+        self, config: HSTUConfig, num_items: int, max_length: int, loss: Loss, inputs: Inputs = NO_INPUTS
+    ) -> None:
         super().__init__(ItemTable(num_items, config.dim, std=INIT_STD, l2_normalize=config.l2_normalize), loss)
         self.uses_query_time = config.time_bias
         self.num_heads = config.num_heads
         # The published code ends with a Xavier initialisation of the position table, whatever its embedding code says.
         position_std = math.sqrt(2 / (max_length + config.dim))
-        self.input = InputLayer(max_length, config.dim, config.dropout, position_std=position_std)
+        self.input = InputLayer(max_length, config.dim, config.dropout, position_std=position_std, inputs=inputs)
         self.layers = nn.ModuleList(HSTULayer(config, max_length) for _ in range(config.num_layers))
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states [num_tokens, dim]."""
         layout = jagged_layout(batch.offsets, self.num_heads)
         buckets = time_buckets(batch.times, batch.target_times, layout) if self.uses_query_time else []
-        x: Tensor = self.input(self.item_table.embed(batch.items), layout)
+        x: Tensor = self.input(self.item_table.embed(batch.items), batch, layout)
         for layer in self.layers:
             x = layer(x, layout, buckets)
         return x

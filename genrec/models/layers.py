@@ -1,12 +1,16 @@
 """Small parts that the models share: dropout, the input layer, initialisation."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec.config import InputsConfig
+from genrec.data.batch import Batch
 from genrec.errors import DataError
+from genrec.models.event_features import EventFeatures
 from genrec.models.jagged import JaggedLayout
 
 
@@ -40,23 +44,45 @@ class Dropout(nn.Module):
         return x * keep_mask(x, self.p) if self.training and self.p > 0 else x
 
 
-class InputLayer(nn.Module):
-    """Item vectors times sqrt(dim), plus a learned vector of the place in the window (counted from its start)."""
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Which events' properties a model reads, and the type code of every item [num_items + 1] where it reads types."""
 
-    def __init__(self, max_length: int, dim: int, dropout: float, *, position_std: float) -> None:
+    config: InputsConfig
+    item_types: Tensor | None = None
+
+
+NO_INPUTS = Inputs(InputsConfig())
+
+
+class InputLayer(nn.Module):
+    """Item vectors times sqrt(dim), plus a learned vector of the place in the window (counted from its start), plus
+    what `EventFeatures` adds."""
+
+    def __init__(
+        self, max_length: int, dim: int, dropout: float, *, position_std: float, inputs: Inputs = NO_INPUTS
+    ) -> None:
         super().__init__()
         self.max_length = max_length
         self.scale = math.sqrt(dim)
         self.positions = nn.Parameter(torch.empty(max_length, dim))
         nn.init.normal_(self.positions, std=position_std)
+        self.features = (
+            EventFeatures(inputs.config, dim, std=position_std, item_types=inputs.item_types)
+            if inputs.config.names
+            else None
+        )
         self.dropout = Dropout(dropout)
 
-    def forward(self, item_vectors: Tensor, layout: JaggedLayout) -> Tensor:
+    def forward(self, item_vectors: Tensor, batch: Batch, layout: JaggedLayout) -> Tensor:
         """Input of the first layer, [num_tokens, dim]; raises DataError for a sequence beyond `max_length`."""
         if layout.max_length > self.max_length:
             raise DataError(
                 f"a sequence of {layout.max_length} events is longer than the model's window of {self.max_length}; "
                 f"pass the last {self.max_length} events or raise sequence.max_length"
             )
-        x: Tensor = self.dropout(item_vectors * self.scale + F.embedding(layout.positions, self.positions))
-        return x
+        x = item_vectors * self.scale + F.embedding(layout.positions, self.positions)
+        if self.features is not None:
+            x = x + self.features(batch, layout)
+        dropped: Tensor = self.dropout(x)
+        return dropped

@@ -13,7 +13,7 @@ from genrec.models.attention import causal_softmax_attention
 from genrec.models.base import Loss, SequenceModel
 from genrec.models.item_table import ItemTable
 from genrec.models.jagged import JaggedLayout, jagged_layout
-from genrec.models.layers import Dropout, InputLayer
+from genrec.models.layers import NO_INPUTS, Dropout, InputLayer, Inputs
 
 NORM_EPS = 1e-8
 
@@ -50,17 +50,19 @@ class SASRecBlock(nn.Module):
 class SASRec(SequenceModel):
     """Self-attentive sequential recommendation with a tied item table; it does not read times."""
 
-    def __init__(self, config: SASRecConfig, num_items: int, max_length: int, loss: Loss) -> None:
+    def __init__(
+        self, config: SASRecConfig, num_items: int, max_length: int, loss: Loss, inputs: Inputs = NO_INPUTS
+    ) -> None:
         super().__init__(ItemTable(num_items, config.dim, l2_normalize=config.l2_normalize), loss)
         self.num_heads = config.num_heads
-        self.input = InputLayer(max_length, config.dim, config.dropout, position_std=config.dim**-0.5)
+        self.input = InputLayer(max_length, config.dim, config.dropout, position_std=config.dim**-0.5, inputs=inputs)
         self.blocks = nn.ModuleList(SASRecBlock(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states [num_tokens, dim]."""
         layout = jagged_layout(batch.offsets, self.num_heads)
-        x = self.input(self.item_table.embed(batch.items), layout)
+        x = self.input(self.item_table.embed(batch.items), batch, layout)
         for block in self.blocks:
             x = block(x, layout)
         hidden: Tensor = self.norm(x)

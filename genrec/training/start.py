@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from genrec.config import ExperimentConfig
+from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.errors import ConfigError, RunError
 from genrec.run_dir import (
@@ -63,11 +64,31 @@ def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:
             f"model.time_bias=true needs event times, and {config.data.prepared} has none (its source gives only an "
             "order); set model.time_bias=false."
         )
+    _check_inputs(config, manifest)
     largest = max(config.evaluation.ks)
     if largest > manifest.num_items:
         raise ConfigError(
             f"evaluation.ks has {largest}, and the catalogue has only {manifest.num_items} items; "
             f"use cut-offs up to {manifest.num_items}."
+        )
+
+
+def _check_inputs(config: ExperimentConfig, manifest: Manifest) -> None:
+    prepared = config.data.prepared
+    if config.inputs.actions and not manifest.actions:
+        raise ConfigError(
+            f"inputs.actions=true needs actions, and {prepared} has none; set data.source.columns.action or set it to "
+            "false."
+        )
+    if config.inputs.item_types and not read_item_types(prepared).any():
+        raise ConfigError(
+            f"inputs.item_types=true needs item types, and the items of {prepared} have none; set "
+            "data.source.items_path to a table with a type column, or set it to false."
+        )
+    if config.inputs.time_features and not manifest.has_times:
+        raise ConfigError(
+            f"inputs.time_features needs event times, and {prepared} has none (its source gives only an order); set "
+            "it to []."
         )
 
 

@@ -11,6 +11,7 @@ import time
 import torch
 
 from genrec.config import ExperimentConfig
+from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import worker_batches
 from genrec.errors import RunError
@@ -34,7 +35,7 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     set_threads(config, context.workers)
     manifest = load_manifest(config.data.prepared)
     torch.manual_seed(config.seed)
-    model = build_model(config, manifest.num_items)
+    model = build_model(config, manifest.num_items, read_item_types(config.data.prepared))
     phases["model"] = time.time() - context.started_at_s
     engine = build_engine(config, model, workers=context.workers, device=context.device)
     phases["engine"] = time.time() - context.started_at_s
