@@ -69,6 +69,8 @@ def prepare(
         f"({manifest.num_train_events:,} to train on), {sum(manifest.rejected.values()):,} rows rejected",
         highlight=False,
     )
+    for bad in manifest.rejected_files:
+        _say(f"put aside ({bad.reason}): {bad.message}")
 
 
 @app.command()

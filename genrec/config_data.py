@@ -108,8 +108,21 @@ class SyntheticSource(Section):
         return self.num_users if self.num_users is not None else self.num_events // 50
 
 
+class MixtureSource(Section):
+    """Several prepared sets as one; `sequence.mix` gives each its share of the training."""
+
+    name: Literal["mixture"]
+    sets: dict[str, str] = Field(min_length=2, description="name of a part -> folder of its prepared set")
+
+
 Source = Annotated[
-    ParquetSource | CsvSource | RecBoleSource | SequenceTextSource | MovieLensSource | SyntheticSource,
+    ParquetSource
+    | CsvSource
+    | RecBoleSource
+    | SequenceTextSource
+    | MovieLensSource
+    | SyntheticSource
+    | MixtureSource,
     Field(discriminator="name"),
 ]
 
@@ -149,4 +162,6 @@ class DataConfig(Section):
     min_item_events: int = Field(1, ge=1, description="items with fewer events are dropped (k-core, iterated)")
     min_value: float | None = Field(None, description="events with a smaller value are dropped; null keeps all")
     max_rejected_fraction: float = Field(0.01, ge=0, le=1, description="more bad rows than this fail the job")
+    max_rejected_files: int = Field(0, ge=0, description="files of the log that may be bad and are put aside")
+    max_time: int | None = Field(None, description="events after this second are rejected; null is the year 9999")
     num_shards: int | None = Field(None, ge=1, le=65_536, description="sequence files; null picks by the log's size")

@@ -13,13 +13,22 @@ import pyarrow.fs as pafs
 from genrec.errors import DataError
 
 
+class FileError(DataError):
+    """One file of the log cannot be used; the others may. `reason` is the short word that such files are counted by."""
+
+    def __init__(self, message: str, reason: str = "unreadable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """One file. `root` is the URI whose file system holds `path`; None is the local one."""
+    """One file. `root` is the URI whose file system holds `path` (None: the local one), `name` its path in the log."""
 
     path: str
     num_bytes: int
     root: str | None = None
+    name: str = ""
 
     @property
     def is_gzip(self) -> bool:
@@ -41,10 +50,10 @@ class LogFile:
             raise unreadable(self.path, error) from error
 
 
-def unreadable(path: str, error: Exception) -> DataError:
+def unreadable(path: str, error: Exception) -> FileError:
     """The error for a file that is damaged, truncated or closed to us."""
     reason = " ".join(str(error).split()).rstrip(".")
-    return DataError(f"{path} cannot be read ({reason}); is it complete? Copy it again or take it out of the log.")
+    return FileError(f"{path} cannot be read ({reason}); is it complete? Copy it again or take it out of the log.")
 
 
 def expand_path(path: str) -> str:
@@ -73,14 +82,14 @@ def find_files(path: str, suffixes: Iterable[str]) -> tuple[LogFile, ...]:
         inner = expanded if root is None else pafs.FileSystem.from_uri(expanded)[1]
         info = _filesystem(root).get_file_info(inner)
         if info.type == pafs.FileType.File:
-            return (LogFile(inner, info.size or 0, root),)
+            return (LogFile(inner, info.size or 0, root, Path(inner).name),)
         if info.type == pafs.FileType.NotFound:
             raise DataError(f"{expanded} does not exist{_neighbours(expanded, root)}.")
         found = _filesystem(root).get_file_info(pafs.FileSelector(inner, recursive=True))
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{expanded} cannot be listed: {' '.join(str(error).split())}.") from error
     files = [
-        LogFile(entry.path, entry.size or 0, root)
+        LogFile(entry.path, entry.size or 0, root, str(Path(entry.path).relative_to(inner)))
         for entry in sorted(found, key=lambda entry: str(entry.path))
         if entry.type == pafs.FileType.File
         and entry.base_name.endswith(wanted)
@@ -96,15 +105,20 @@ def find_files(path: str, suffixes: Iterable[str]) -> tuple[LogFile, ...]:
 
 
 def check_columns(path: str, wanted: dict[str, str], present: Iterable[str]) -> None:
-    """Raises DataError when a mapped column is not in the file, with the nearest names that are."""
+    """Raises FileError when a mapped column is not in the file (with the nearest names that are), or is there twice."""
     names = list(present)
     for role, name in wanted.items():
+        if names.count(name) > 1:
+            raise FileError(
+                f"{path} has {names.count(name)} columns {name!r} for data.source.columns.{role}; rename all but one.",
+                "column twice",
+            )
         if name not in names:
             close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
             hint = (
                 f"did you mean {' or '.join(close)}?" if close else f"the file has {', '.join(names) or 'no columns'}."
             )
-            raise DataError(f"{path} has no column {name!r} for data.source.columns.{role}; {hint}")
+            raise FileError(f"{path} has no column {name!r} for data.source.columns.{role}; {hint}", "missing column")
 
 
 def _filesystem(root: str | None) -> pafs.FileSystem:

@@ -2,12 +2,12 @@
 
 Parts are numbered in the order of the log (file name, then row), and blocks come in the order of the rows, so that
 events of the same moment can keep the log's order. Nothing here judges a row; that is `validate.py`. The only rows
-that a part itself refuses are lines that do not have the right fields; they are handed to `on_malformed`.
+that a part itself refuses are lines of text that are no row; they are handed to `on_malformed`.
 """
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,14 +19,17 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from genrec.data.log_files import LogFile, unreadable
+from genrec.data.utf8_stream import BROKEN, Utf8Stream
 
 PARQUET_BLOCK_ROWS = 1_000_000
 TEXT_BLOCK_BYTES = 16 * 2**20
 NULL_WORDS = ("", "null", "NULL", "NaN", "nan", "\\N")
 _UNUSED_CHARACTER = "\x01"  # a field separator that no text file holds: the whole line becomes one field
 
-Malformed = Callable[[str, int], None]
-"""Called with (reason, rows) for lines that are not events."""
+Malformed = Callable[[str, Sequence[str]], None]
+"""Called with (reason, texts) for lines that are no rows; a text has line breaks where a quote swallowed them."""
+
+MALFORMED_REASONS = ("wrong number of fields", "not UTF-8", "line break in a field", "user without items")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class LogPart:
 
 
 def read_part(part: LogPart, on_malformed: Malformed) -> Iterator[pa.Table]:
-    """Blocks of the part, columns named by their role; raises DataError when the file is damaged."""
+    """Blocks of the part, columns named by their role; raises FileError when the file is damaged."""
     try:
         if part.kind == "parquet":
             yield from _read_parquet(part)
@@ -65,7 +68,7 @@ def read_part(part: LogPart, on_malformed: Malformed) -> Iterator[pa.Table]:
         else:
             for block in _read_delimited(part, part.columns, on_malformed):
                 yield block.rename_columns(list(part.columns))
-    except (OSError, EOFError, pa.ArrowInvalid, pa.ArrowNotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, pa.ArrowException, UnicodeError, zipfile.BadZipFile, zlib.error) as error:
         raise unreadable(part.label, error) from error
 
 
@@ -83,7 +86,7 @@ def _read_delimited(part: LogPart, columns: dict[str, str], on_malformed: Malfor
     """Blocks whose columns are text, in the order of `columns`; an empty file has none."""
 
     def refuse(row: pacsv.InvalidRow) -> str:
-        on_malformed("wrong number of fields", 1)
+        on_malformed("not UTF-8" if BROKEN in row.text else "wrong number of fields", [row.text])
         return "skip"
 
     names = list(columns.values())
@@ -93,9 +96,10 @@ def _read_delimited(part: LogPart, columns: dict[str, str], on_malformed: Malfor
             stream = stack.enter_context(pa.PythonFile(stack.enter_context(archive.open(part.member))))
         else:
             stream = stack.enter_context(part.file.open_text())
+        text = Utf8Stream(stream)
         try:
             reader = pacsv.open_csv(
-                stream,
+                pa.PythonFile(text, mode="r"),
                 pacsv.ReadOptions(
                     use_threads=False,
                     block_size=TEXT_BLOCK_BYTES,
@@ -119,7 +123,25 @@ def _read_delimited(part: LogPart, columns: dict[str, str], on_malformed: Malfor
                 return
             raise
         for block in stack.enter_context(reader):
-            yield pa.Table.from_batches([block]).select(names)
+            table = pa.Table.from_batches([block]).select(names)
+            if text.found_broken:
+                table = _refuse_lines(table, BROKEN, "not UTF-8", part.delimiter, on_malformed)
+            if part.quoted:
+                table = _refuse_lines(table, "\n", "line break in a field", part.delimiter, on_malformed)
+            yield table
+
+
+def _refuse_lines(table: pa.Table, mark: str, reason: str, delimiter: str, on_malformed: Malformed) -> pa.Table:
+    """The rows without `mark` in any column; the others are handed on as lines."""
+    marked = np.zeros(len(table), dtype=np.bool_)
+    for column in table.columns:
+        marked |= pc.match_substring(column, mark).fill_null(False).to_numpy()
+    if not marked.any():
+        return table
+    lines = table.filter(pa.array(marked))
+    joined = pc.binary_join_element_wise(*(column.fill_null("") for column in lines.columns), delimiter)
+    on_malformed(reason, joined.to_pylist())
+    return table.filter(pa.array(~marked))
 
 
 def _read_lists(part: LogPart, on_malformed: Malformed) -> Iterator[pa.Table]:
@@ -132,8 +154,8 @@ def _read_lists(part: LogPart, on_malformed: Malformed) -> Iterator[pa.Table]:
         words = pc.utf8_split_whitespace(line)
         offsets, flat = words.offsets.to_numpy(), words.flatten()
         num_items = np.diff(offsets) - 1
-        if bare := int((num_items < 1).sum()):
-            on_malformed("user without items", bare)
+        if (num_items < 1).any():
+            on_malformed("user without items", line.filter(pa.array(num_items < 1)).to_pylist())
         is_item = np.ones(len(flat), dtype=np.bool_)
         is_item[offsets[:-1]] = False
         users = flat.take(pa.array(np.repeat(offsets[:-1], np.maximum(num_items, 0))))

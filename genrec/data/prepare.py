@@ -21,7 +21,12 @@ from genrec.errors import DataError
 Progress = Callable[[str, float], None]
 """Called with a phase (open, read, filter, write, finish) and the fraction of it that is done."""
 
-_IRRELEVANT = ("prepared", "max_rejected_fraction", "source.download_dir")  # settings that change no byte of the set
+_IRRELEVANT = (
+    "prepared",
+    "max_rejected_fraction",
+    "max_rejected_files",
+    "source.download_dir",
+)  # settings that change no byte of the set
 
 
 def ensure_prepared(config: DataConfig, progress: Progress | None = None) -> Manifest:
@@ -65,7 +70,12 @@ def prepare(config: DataConfig, *, overwrite: bool = False, progress: Progress |
     target = Path(config.prepared).absolute()  # tasks may run in another folder
     check_target(target, overwrite=overwrite)
     with work_folder(target) as work:
-        log = open_log(config.source, work / "source", lambda fraction: report("open", fraction))
+        log = open_log(
+            config.source,
+            work / "source",
+            lambda fraction: report("open", fraction),
+            max_rejected_files=config.max_rejected_files,
+        )
         check_settings(config, log)
         report("open", 1.0)
         ensure_ray()

@@ -23,9 +23,17 @@ import pyarrow.parquet as pq
 
 from genrec.config import DataConfig, GlobalTimeSplit
 from genrec.data.filters import CountTask, Kept, count_shard, keep_core, save_ids
-from genrec.data.manifest import Manifest, content_hash, describe_sequence_file, save_manifest
+from genrec.data.manifest import (
+    Manifest,
+    RejectedFile,
+    SourceFile,
+    content_hash,
+    describe_sequence_file,
+    save_manifest,
+)
+from genrec.data.quarantine import Quarantine, scatter_or_reject, settle
 from genrec.data.ray_session import map_tasks
-from genrec.data.scatter import Piece, ScatterResult, ScatterTask, scatter
+from genrec.data.scatter import Piece, ScatterResult, ScatterTask
 from genrec.data.schema import ITEMS_FILE, REJECTED_DIR, SEQUENCES_DIR, USERS_FILE, users_schema
 from genrec.data.sequences import SequenceResult, SequenceTask, write_sequences
 from genrec.data.sources import Log
@@ -46,8 +54,11 @@ class _Shards:
     integer_users: bool
     integer_items: bool
     actions: tuple[str, ...]
+    num_rows: int
     rejected: dict[str, int]
+    rejected_files: tuple[RejectedFile, ...]
     num_small_values: int
+    has_subseconds: bool
 
 
 class PrepareJob:
@@ -83,10 +94,12 @@ class PrepareJob:
                 min_value=config.min_value,
                 events_dir=self.work / "events",
                 rejected_dir=self.finished / REJECTED_DIR,
+                max_time=config.max_time,
             )
             for index, part in enumerate(log.parts)
         ]
-        results = list(self._map(scatter, tasks, "read")) if tasks else []
+        quarantine = Quarantine(config.max_rejected_files, {file.path: file for file in log.rejected_files})
+        results = settle(tasks, self._map(scatter_or_reject, tasks, "read"), quarantine) if tasks else []
         rejected = _check_rejected(results, config.max_rejected_fraction)
         pieces: dict[int, list[Piece]] = {}
         for result in results:
@@ -101,8 +114,11 @@ class PrepareJob:
             integer_users=log.text_ids and all(result.integer_users for result in results),
             integer_items=log.text_ids and all(result.integer_items for result in results),
             actions=name_actions(result.actions for result in results),
+            num_rows=sum(result.num_rows for result in results),
             rejected=rejected,
+            rejected_files=tuple(quarantine.files.values()),
             num_small_values=small,
+            has_subseconds=any(result.has_subseconds for result in results),
         )
 
     def _filter(self, shards: _Shards) -> Kept:
@@ -164,8 +180,12 @@ class PrepareJob:
             length_histogram=dict(sorted(totals.lengths.items())),
             split=self.config.split,
             files=files,
+            num_rows=shards.num_rows,
             rejected=shards.rejected,
+            rejected_files=shards.rejected_files,
             filtered=small | kept.dropped,
+            source_files=tuple(SourceFile(path=file.name, num_bytes=file.num_bytes) for file in self.log.files),
+            has_subseconds=shards.has_subseconds,
             config=self.config.model_dump(mode="json"),
             # It is known for the whole log's last events; a filter or another split asks another question.
             best_known={} if small | kept.dropped or isinstance(self.config.split, GlobalTimeSplit) else best_known,

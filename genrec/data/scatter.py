@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from genrec.data.log_parts import LogPart, read_part
+from genrec.data.rejected import RejectedWriter
 from genrec.data.stable_hash import hash_ids
-from genrec.data.validate import REJECTED_SCHEMA, check_block
+from genrec.data.timestamps import MICROSECONDS
+from genrec.data.validate import check_block
 
 _COMPRESSION = pa.ipc.IpcWriteOptions(compression="lz4")
 
@@ -35,6 +36,12 @@ class ScatterTask:
     min_value: float | None
     events_dir: Path
     rejected_dir: Path
+    max_time: int | None = None
+
+    @property
+    def rejected_path(self) -> Path:
+        """The file of the part's bad rows, when it has any."""
+        return self.rejected_dir / f"part-{self.index:05d}.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class ScatterResult:
-    """What one part held. `integer_users` and `integer_items`: every id is the text of a 64-bit integer."""
+    """What one part held. `integer_users` and `integer_items`: every id is the text of a 64-bit integer.
+
+    `has_subseconds`: some of its events do not fall on a whole second.
+    """
 
     num_rows: int
     num_small_values: int
@@ -59,6 +69,7 @@ class ScatterResult:
     integer_items: bool
     actions: dict[str, int]
     pieces: tuple[Piece, ...]
+    has_subseconds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +90,19 @@ class ShardEvents:
 
 def scatter(task: ScatterTask) -> ScatterResult:
     """Reads one part into its Arrow file; raises DataError when the part is damaged."""
-    rejected: Counter[str] = Counter()
-    malformed: Counter[str] = Counter()
-    examples: dict[str, str] = {}
     actions: Counter[str] = Counter()
     integer_users = integer_items = True
+    has_subseconds = False
     num_read = num_small = 0
-
-    def on_malformed(reason: str, rows: int) -> None:
-        malformed[reason] += rows
-        examples.setdefault(reason, f"in {task.part.label}")
-
     with (
         _PieceWriter(task.events_dir / f"part-{task.index:05d}.arrow", task.num_shards) as writer,
-        _RejectedWriter(task.rejected_dir / f"part-{task.index:05d}.parquet") as bad_rows,
+        RejectedWriter(task.rejected_path, task.part.label) as rejected,
     ):
-        for block in read_part(task.part, on_malformed):
-            checked = check_block(block, task.time_unit, task.part.label, task.part.first_row + num_read)
+        for block in read_part(task.part, rejected.write_lines):
+            first_row = task.part.first_row + num_read
+            checked = check_block(block, task.time_unit, task.part.label, first_row, task.max_time)
             num_read += len(block)
-            if len(checked.rejected):
-                bad_rows.write(checked.rejected)
-                rejected.update(_count_values(checked.rejected["reason"]))
-                _note_examples(checked.rejected, examples)
+            rejected.write(checked.rejected)
             events = checked.events
             if task.min_value is not None:
                 kept = events.filter(pc.field("value") >= task.min_value)
@@ -110,19 +112,22 @@ def scatter(task: ScatterTask) -> ScatterResult:
                 events = events.drop_columns(["value"])
             if "action" in events.column_names:
                 actions.update(_count_values(events["action"]))
+            if "time" in events.column_names and not has_subseconds:
+                has_subseconds = bool((events["time"].to_numpy() % MICROSECONDS).any())
             users = events["user"].combine_chunks().dictionary_encode()
             integer_users = integer_users and _is_integer_text(users.dictionary)
             integer_items = integer_items and _is_integer_text(pc.unique(events["item"]))
             writer.write(events, users)
     return ScatterResult(
-        num_rows=num_read + malformed.total(),
+        num_rows=num_read + rejected.num_lines,
         num_small_values=num_small,
-        rejected=dict(rejected + malformed),
-        examples=examples,
+        rejected=dict(rejected.counts),
+        examples=rejected.examples,
         integer_users=integer_users,
         integer_items=integer_items,
         actions=dict(actions),
         pieces=tuple(writer.pieces),
+        has_subseconds=has_subseconds,
     )
 
 
@@ -165,28 +170,6 @@ class _PieceWriter:
         (batch,) = events.combine_chunks().to_batches()
         self._file.write_batch(batch)
         self.pieces.append(Piece(str(self._path), len(self.pieces), shard, len(events)))
-
-
-class _RejectedWriter:
-    """Writes bad rows to one Parquet file, which exists only when there are any."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> "_RejectedWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, rows: pa.Table) -> None:
-        """Adds bad rows of `REJECTED_SCHEMA`."""
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = pq.ParquetWriter(str(self._path), REJECTED_SCHEMA)
-        self._file.write_table(rows)
 
 
 def load_shard(
@@ -236,12 +219,3 @@ def _count_values(column: pa.ChunkedArray) -> dict[str, int]:
     """How often each text occurs; nulls are left out."""
     counts = pc.value_counts(column.combine_chunks()).to_pylist()
     return {entry["values"]: entry["counts"] for entry in counts if entry["values"] is not None}
-
-
-def _note_examples(rejected: pa.Table, examples: dict[str, str]) -> None:
-    """Keeps the first bad row of each reason as text."""
-    for reason in pc.unique(rejected["reason"]).to_pylist():
-        if reason not in examples:
-            first = rejected.filter(pc.field("reason") == reason).slice(0, 1).to_pylist()[0]
-            shown = ", ".join(f"{role}={first[role]!r}" for role in ("user", "item", "time", "value") if first[role])
-            examples[reason] = f"row {first['row']} of {first['file']}: {shown or 'nothing'}"

@@ -2,7 +2,8 @@
 
 import codecs
 import csv
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from genrec.config import (
     Source,
     SyntheticSource,
 )
-from genrec.data.log_files import LogFile, check_columns, find_files, unreadable
+from genrec.data.log_files import FileError, LogFile, check_columns, find_files, unreadable
 from genrec.data.log_parts import LogPart
+from genrec.data.manifest import RejectedFile
 from genrec.data.movielens import open_release
+from genrec.data.quarantine import Quarantine
 from genrec.errors import DataError
 
 PART_ROWS = 2_000_000  # of a Parquet file that one task reads
@@ -35,7 +38,8 @@ class Log:
     """A log that can be read part by part.
 
     `columns` are the roles that its rows have. `text_ids` says that ids were read from text, so that those that are all
-    integers become integers. `item_info` has the columns item and any of type, title.
+    integers become integers. `item_info` has the columns item and any of type, title. `files` are those of a Parquet or
+    CSV log, bad ones among them; `rejected_files` are the bad ones.
     """
 
     parts: tuple[LogPart, ...]
@@ -44,6 +48,8 @@ class Log:
     time_unit: str = "s"
     item_info: pa.Table | None = None
     best_known: Mapping[str, float] = field(default_factory=dict)
+    files: tuple[LogFile, ...] = ()
+    rejected_files: tuple[RejectedFile, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -51,15 +57,28 @@ class Log:
         return sum(part.num_rows for part in self.parts)
 
 
-def open_log(source: Source, folder: Path, progress: Callable[[float], None] | None = None) -> Log:
+def open_log(
+    source: Source,
+    folder: Path,
+    progress: Callable[[float], None] | None = None,
+    *,
+    max_rejected_files: int = 0,
+    known: Collection[str] = (),
+) -> Log:
     """The log of any source; a synthetic one is first written to `folder`, a missing MovieLens release downloaded.
 
-    Looks at names, headers and footers only. Raises DataError when a file is missing, damaged or has other columns.
+    Looks at names, headers and footers only. Files of a Parquet or CSV log whose names are `known` are left out.
+    Raises DataError when a file is missing, damaged or has other columns; up to `max_rejected_files` of a Parquet or
+    CSV log are put aside instead.
     """
-    if isinstance(source, ParquetSource):
-        return _open_parquet(source.path, source.columns, _read_item_info(source.items_path))
-    if isinstance(source, CsvSource):
-        return _open_csv(source)
+    if isinstance(source, ParquetSource | CsvSource):
+        suffixes = (".parquet",) if isinstance(source, ParquetSource) else _CSV_SUFFIXES
+        files = tuple(file for file in find_files(source.path, suffixes) if file.name not in known)
+        info = _read_item_info(source.items_path)
+        quarantine = Quarantine(max_rejected_files)
+        if isinstance(source, ParquetSource):
+            return _open_parquet(files, source.columns, info, quarantine)
+        return _open_csv(files, source, info, quarantine)
     if isinstance(source, RecBoleSource):
         return _open_recbole(source)
     if isinstance(source, SequenceTextSource):
@@ -75,23 +94,48 @@ def _mapped(columns: ColumnsConfig) -> dict[str, str]:
     return {role: name for role in roles if (name := getattr(columns, role)) is not None}
 
 
-def _open_parquet(path: str, columns: ColumnsConfig, item_info: pa.Table | None) -> Log:
+def _open_parquet(
+    files: tuple[LogFile, ...], columns: ColumnsConfig, item_info: pa.Table | None, quarantine: Quarantine
+) -> Log:
     mapped = _mapped(columns)
+    footers: dict[LogFile, pq.FileMetaData] = {}
+    kinds: dict[LogFile, tuple[str, ...]] = {}
+    for file in files:
+        try:
+            metadata, schema = _read_footer(file)
+            check_columns(file.path, mapped, schema.names)
+        except FileError as error:
+            quarantine.add(file, error)
+        else:
+            footers[file] = metadata
+            kinds[file] = tuple(_id_kind(schema.field(mapped[role]).type) for role in ("user", "item"))
+    usual = Counter(kinds.values()).most_common(1)[0][0] if kinds else ()
     parts: list[LogPart] = []
-    types: dict[str, tuple[str, str]] = {}
-    for file in find_files(path, (".parquet",)):
-        metadata, schema = _read_footer(file)
-        check_columns(file.path, mapped, schema.names)
-        for role in ("user", "item"):
-            kind = _id_kind(schema.field(mapped[role]).type)
-            first_file, first_kind = types.setdefault(role, (file.path, kind))
-            if kind != first_kind:
-                raise DataError(
-                    f"{file.path} has {role} ids of type {kind}, but {first_file} has {first_kind}; "
-                    "write all shards with one type."
-                )
-        parts.extend(_parquet_parts(file, metadata, mapped))
-    return Log(tuple(parts), frozenset(mapped), False, columns.time_unit, item_info)
+    for file, metadata in footers.items():
+        if kinds[file] == usual:
+            parts.extend(_parquet_parts(file, metadata, mapped))
+        else:
+            example = next(other for other in footers if kinds[other] == usual)
+            quarantine.add(file, _other_ids(file, kinds[file], example, usual))
+    return Log(
+        tuple(parts),
+        frozenset(mapped),
+        False,
+        columns.time_unit,
+        item_info,
+        files=files,
+        rejected_files=tuple(quarantine.files.values()),
+    )
+
+
+def _other_ids(file: LogFile, kinds: tuple[str, ...], example: LogFile, usual: tuple[str, ...]) -> FileError:
+    role, kind, other = next(
+        (role, kind, other) for role, kind, other in zip(("user", "item"), kinds, usual, strict=True) if kind != other
+    )
+    return FileError(
+        f"{file.path} has {role} ids of type {kind}, but {example.path} has {other}; write all shards with one type.",
+        "type of a column",
+    )
 
 
 def _id_kind(kind: pa.DataType) -> str:
@@ -106,7 +150,7 @@ def _read_footer(file: LogFile) -> tuple[pq.FileMetaData, pa.Schema]:
     try:
         with file.open() as stream, pq.ParquetFile(stream) as parquet:
             return parquet.metadata, parquet.schema_arrow
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         raise unreadable(file.path, error) from error
 
 
@@ -124,16 +168,28 @@ def _parquet_parts(file: LogFile, metadata: pq.FileMetaData, columns: dict[str, 
     return parts
 
 
-def _open_csv(source: CsvSource) -> Log:
+def _open_csv(files: tuple[LogFile, ...], source: CsvSource, item_info: pa.Table | None, quarantine: Quarantine) -> Log:
     mapped = _mapped(source.columns)
     parts = []
-    for file in find_files(source.path, _CSV_SUFFIXES):
-        line = _first_line(file)
-        if line:
-            check_columns(file.path, mapped, next(csv.reader([line], delimiter=source.delimiter), []))
-        parts.append(LogPart(file, "delimited", mapped, _guess_rows(file, "delimited"), delimiter=source.delimiter))
-    info = _read_item_info(source.items_path)
-    return Log(tuple(parts), frozenset(mapped), True, source.columns.time_unit, info)
+    for file in files:
+        try:
+            line = _first_line(file)
+            if line:
+                check_columns(file.path, mapped, _fields(line, source.delimiter))
+        except FileError as error:
+            quarantine.add(file, error)
+        else:
+            rows = _guess_rows(file, "delimited")
+            parts.append(LogPart(file, "delimited", mapped, rows, delimiter=source.delimiter))
+    return Log(
+        tuple(parts),
+        frozenset(mapped),
+        True,
+        source.columns.time_unit,
+        item_info,
+        files=files,
+        rejected_files=tuple(quarantine.files.values()),
+    )
 
 
 def _open_recbole(source: RecBoleSource) -> Log:
@@ -189,7 +245,8 @@ def _open_synthetic(source: SyntheticSource, folder: Path, progress: Callable[[f
 
     best_known = write_log(source, folder, on_block)
     columns = ColumnsConfig(action="action", value="value")
-    log = _open_parquet(str(folder / "log"), columns, _read_item_info(str(folder / "items.parquet")))
+    files = find_files(str(folder / "log"), (".parquet",))
+    log = _open_parquet(files, columns, _read_item_info(str(folder / "items.parquet")), Quarantine(0))
     return Log(log.parts, log.columns, False, "s", log.item_info, best_known)
 
 
@@ -198,10 +255,19 @@ def _first_line(file: LogFile) -> str:
     try:
         with file.open_text() as stream:
             head = stream.read(1 << 16)
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise unreadable(file.path, error) from error
-    line = head.removeprefix(codecs.BOM_UTF8).partition(b"\n")[0]
-    return str(line.decode("utf-8", errors="replace").rstrip("\r"))
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise FileError(f"{file.path} is UTF-16 text; save it as UTF-8.", "not UTF-8")
+    lines = head.removeprefix(codecs.BOM_UTF8).splitlines()
+    return str(lines[0].decode("utf-8", errors="replace")) if lines else ""
+
+
+def _fields(header: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([header], delimiter=delimiter), [])
+    except csv.Error:  # a quote that is not closed, ...
+        return header.split(delimiter)
 
 
 def _guess_rows(file: LogFile, layout: str) -> int:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrec.errors import DataError
+from genrec.data.log_files import FileError
 
 FIRST_SECOND = -62_135_596_800  # 0001-01-01
 LAST_SECOND = 253_402_300_799  # 9999-12-31: later "seconds" are nearly always milliseconds
@@ -26,7 +26,7 @@ _ISO = (
 def to_microseconds(column: pa.Array, unit: str) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     """Microseconds [num_rows], null where unparsable, and which rows lie outside the years 1 to 9999.
 
-    Raises DataError for a column type that cannot be a time.
+    Raises FileError for a column type that cannot be a time.
     """
     kind = column.type
     if pa.types.is_integer(kind):
@@ -41,7 +41,7 @@ def to_microseconds(column: pa.Array, unit: str) -> tuple[pa.Array, npt.NDArray[
         return _from_text(column.cast(pa.string()), unit)
     if pa.types.is_null(kind):
         return pa.nulls(len(column), pa.int64()), np.zeros(len(column), dtype=np.bool_)
-    raise DataError(f"The time column has type {kind}; store integers, timestamps or text.")
+    raise FileError(f"The time column has type {kind}; store integers, timestamps or text.", "type of a column")
 
 
 def _from_integers(column: pa.Array, unit: str) -> tuple[pa.Array, npt.NDArray[np.bool_]]:

@@ -7,24 +7,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genrec.data.timestamps import to_microseconds
-from genrec.errors import DataError
+from genrec.data.log_files import FileError
+from genrec.data.rejected import REJECTED_SCHEMA
+from genrec.data.timestamps import MICROSECONDS, to_microseconds
 
-REASONS = ("null user", "null item", "unparsable time", "time out of range", "unparsable value", "negative value")
-"""Why a row is bad; a row that is bad in several ways counts under the first."""
-
-REJECTED_SCHEMA = pa.schema(
-    [
-        pa.field("reason", pa.string()),
-        pa.field("file", pa.string()),
-        pa.field("row", pa.int64()),
-        pa.field("user", pa.string()),
-        pa.field("item", pa.string()),
-        pa.field("time", pa.string()),
-        pa.field("value", pa.string()),
-    ]
+REASONS = (
+    "not UTF-8",
+    "null user",
+    "null item",
+    "unparsable time",
+    "time out of range",
+    "time after max_time",
+    "unparsable value",
+    "negative value",
 )
-"""Rows of `rejected/`: `row` counts the file's well-formed rows from 0."""
+"""Why a row is bad; a row that is bad in several ways counts under the first."""
 
 _NUMBER = r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 
@@ -37,11 +34,31 @@ class CheckedBlock:
     rejected: pa.Table
 
 
-def check_block(block: pa.Table, time_unit: str, file: str, first_row: int) -> CheckedBlock:
+def check_block(
+    block: pa.Table, time_unit: str, file: str, first_row: int, max_time: int | None = None
+) -> CheckedBlock:
     """The block's events and its bad rows; `first_row` is the row of the file that the block starts with.
 
-    Raises DataError when a column has a type that can hold no id or no time.
+    Events after second `max_time` are bad. Raises FileError when a column has a type that can hold no id, time, ...
     """
+    block, broken = _mend_text(block)
+    try:
+        events, bad = _read_columns(block, time_unit, max_time)
+    except FileError as error:
+        raise FileError(f"{file}: {error}", error.reason) from error
+    bad = [broken, *bad]
+    is_bad = np.logical_or.reduce(bad)
+    if not is_bad.any():
+        return CheckedBlock(events, REJECTED_SCHEMA.empty_table())
+    reason = np.select(bad, list(range(len(bad))), default=-1)
+    rows = np.flatnonzero(is_bad)
+    return CheckedBlock(events.filter(pa.array(~is_bad)), _describe(block, rows, reason[rows], file, first_row))
+
+
+def _read_columns(
+    block: pa.Table, time_unit: str, max_time: int | None
+) -> tuple[pa.Table, list[npt.NDArray[np.bool_]]]:
+    """The columns of events, and for every reason after the first which rows are bad."""
     users = normal_ids(block["user"], "user")
     items = normal_ids(block["item"], "item")
     columns: dict[str, pa.Array] = {"user": users, "item": items}
@@ -51,48 +68,67 @@ def check_block(block: pa.Table, time_unit: str, file: str, first_row: int) -> C
         times, out_of_range = to_microseconds(_flat(block["time"]), time_unit)
         columns["time"] = times
         bad += [_null(times) & ~out_of_range, out_of_range]
+        end = None if max_time is None else (max_time + 1) * MICROSECONDS
+        bad.append(nowhere if end is None else _true(pc.greater_equal(times, end)))
     else:
-        bad += [nowhere, nowhere]
+        bad += [nowhere, nowhere, nowhere]
     if "value" in block.column_names:
         values, unparsable = _to_numbers(_flat(block["value"]))
         columns["value"] = values
-        bad += [unparsable, pc.fill_null(pc.less(values, 0), False).to_numpy(zero_copy_only=False)]
+        bad += [unparsable, _true(pc.less(values, 0))]
     if "action" in block.column_names:
-        columns["action"] = _flat(block["action"]).cast(pa.string())
-    is_bad = np.logical_or.reduce(bad)
-    events = pa.table(columns)
-    if not is_bad.any():
-        return CheckedBlock(events, REJECTED_SCHEMA.empty_table())
-    reason = np.select(bad, list(range(len(bad))), default=-1)
-    rows = np.flatnonzero(is_bad)
-    return CheckedBlock(events.filter(pa.array(~is_bad)), _describe(block, rows, reason[rows], file, first_row))
+        columns["action"] = _to_names(_flat(block["action"]))
+    return pa.table(columns), bad
+
+
+def _mend_text(block: pa.Table) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+    """The block without text that is not UTF-8 (Parquet does not check it), and which rows had some."""
+    broken = np.zeros(len(block), dtype=np.bool_)
+    for index, name in enumerate(block.column_names):
+        column = _flat(block[name])
+        if not _is_text(column.type):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            raw = column.cast(pa.large_binary())
+            texts = pa.array(
+                [value.decode(errors="backslashreplace") for value in raw.to_pylist() if value is not None]
+            )
+            known = ~_null(column)
+            place = pa.array(np.cumsum(known) - 1, mask=~known)
+            mended = texts.take(place)
+            broken |= _true(pc.not_equal(mended.cast(pa.large_binary()), raw))
+            block = block.set_column(index, name, mended)
+    return block, broken
 
 
 def normal_ids(column: pa.ChunkedArray, role: str) -> pa.Array:
-    """Ids as int64 or string, null where missing or empty; raises DataError for ids that fit neither."""
+    """Ids as int64 or string, null where missing or empty; raises FileError for ids that fit neither."""
     ids = _flat(column)
     kind = ids.type
     if pa.types.is_null(kind):
         return ids.cast(pa.string())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         text = ids.cast(pa.string())
         return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     if pa.types.is_floating(kind):
         ids = pc.if_else(pc.is_nan(ids), pa.scalar(None, kind), ids)
     elif not pa.types.is_integer(kind):
-        raise DataError(f"The {role} column has type {kind}; store ids as integers or strings.")
+        raise FileError(f"The {role} column has type {kind}; store ids as integers or strings.", "type of a column")
     try:
         return ids.cast(pa.int64())
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"The {role} column holds {kind} values that are no 64-bit integers; store ids as strings."
+        raise FileError(
+            f"The {role} column holds {kind} values that are no 64-bit integers; store ids as strings.",
+            "type of a column",
         ) from error
 
 
 def _to_numbers(values: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     """float64 values, null where missing, and which rows hold something that is no number."""
     known = ~_null(values)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    if _is_text(values.type):
         text = pc.utf8_trim_whitespace(values)
         numeric = pc.match_substring_regex(text, _NUMBER)
         values = pc.if_else(numeric, pc.utf8_ltrim(text, "+"), pa.scalar(None, values.type))
@@ -102,8 +138,15 @@ def _to_numbers(values: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     try:
         numbers = values.cast(pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"The value column has type {values.type}; store numbers.") from error
+        raise FileError(f"The value column has type {values.type}; store numbers.", "type of a column") from error
     return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers), unparsable
+
+
+def _to_names(actions: pa.Array) -> pa.Array:
+    try:
+        return actions.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise FileError(f"The action column has type {actions.type}; store text.", "type of a column") from error
 
 
 def _describe(
@@ -118,6 +161,7 @@ def _describe(
     }
     for role in ("user", "item", "time", "value"):
         columns[role] = _flat(chosen[role]).cast(pa.string()) if role in chosen.column_names else missing
+    columns["line"] = missing
     return pa.table(columns, schema=REJECTED_SCHEMA)
 
 
@@ -127,6 +171,16 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
     return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _true(condition: pa.Array) -> npt.NDArray[np.bool_]:
+    """Where a condition holds; null does not."""
+    holds: npt.NDArray[np.bool_] = pc.fill_null(condition, False).to_numpy(zero_copy_only=False)
+    return holds
 
 
 def _null(values: pa.Array) -> npt.NDArray[np.bool_]:

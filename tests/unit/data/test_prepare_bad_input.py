@@ -100,7 +100,9 @@ def test_bad_rows_are_put_aside_by_reason(tmp_path: Path) -> None:
         "wrong number of fields": 1,
     }
     rows = pq.read_table(tmp_path / "prepared/rejected").to_pylist()
-    assert {(row["reason"], row["row"], row["user"], row["time"], row["value"]) for row in rows} == {
+    assert [row["line"] for row in rows if row["reason"] == "wrong number of fields"] == ["u1,i1"]
+    assert {row["reason"] for row in rows if row["row"] is None} == {"wrong number of fields"}
+    assert {(r["reason"], r["row"], r["user"], r["time"], r["value"]) for r in rows if r["line"] is None} == {
         ("null user", 100, None, "5", "1"),
         ("null item", 101, "u1", "5", "1"),
         ("unparsable time", 102, "u1", "yesterday", "1"),
@@ -196,7 +198,7 @@ def test_truncated_gzip(tmp_path: Path) -> None:
 
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes("user,item,time\nJosé,1,1\n".encode("latin-1"))
-    assert "log.csv cannot be read" in refusal(data_config(tmp_path, tmp_path / "log.csv"))
+    assert "1  not UTF-8" in refusal(data_config(tmp_path, tmp_path / "log.csv"))
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every kind of source as the same log: what is read from the files, before anything is filtered or sorted."""
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def rows_of(log: Log) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
     """All rows of the log as (user, item, time?, ...), and the lines that are no rows."""
     malformed: dict[str, int] = {}
 
-    def on_malformed(reason: str, rows: int) -> None:
-        malformed[reason] = malformed.get(reason, 0) + rows
+    def on_malformed(reason: str, texts: Sequence[str]) -> None:
+        malformed[reason] = malformed.get(reason, 0) + len(texts)
 
     blocks = [block for part in log.parts for block in read_part(part, on_malformed)]
     return [tuple(row.values()) for block in blocks for row in block.to_pylist()], malformed

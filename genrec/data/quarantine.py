@@ -1,0 +1,68 @@
+"""Bad files of a log: put aside as a whole and counted by reason, up to `data.max_rejected_files` of them.
+
+A file is used whole or not at all: one that turns out damaged half-way through loses the events and the bad rows that
+were read from it before, too.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from genrec.data.log_files import FileError, LogFile
+from genrec.data.manifest import RejectedFile
+from genrec.data.scatter import ScatterResult, ScatterTask, scatter
+from genrec.errors import DataError
+
+
+@dataclass(slots=True)
+class Quarantine:
+    """The bad files found so far, by name; `limit` is how many there may be."""
+
+    limit: int
+    files: dict[str, RejectedFile] = field(default_factory=dict)
+
+    def add(self, file: LogFile, error: FileError) -> None:
+        """Puts a file aside; raises its own error when there may be none, and DataError beyond the limit."""
+        if self.limit == 0:
+            raise error
+        self.files.setdefault(file.name, RejectedFile(path=file.name, reason=error.reason, message=str(error)))
+        if len(self.files) > self.limit:
+            lines = [f"  {bad.reason:<20}{bad.message}" for bad in self.files.values()]
+            raise DataError(
+                f"More than data.max_rejected_files = {self.limit} files are bad; mend the log or raise it:\n"
+                + "\n".join(lines)
+            )
+
+
+def scatter_or_reject(task: ScatterTask) -> ScatterResult | FileError:
+    """What one part held, or why its file cannot be used."""
+    try:
+        return scatter(task)
+    except FileError as error:
+        return error
+
+
+def settle(
+    tasks: Sequence[ScatterTask], outcomes: Iterable[ScatterResult | FileError], quarantine: Quarantine
+) -> list[ScatterResult]:
+    """The results that count: those of files of which every part could be read. What the others wrote is deleted.
+
+    Raises what `Quarantine.add` raises, as soon as the outcome of the file too many is there.
+    """
+    results: list[tuple[ScatterTask, ScatterResult]] = []
+    with ExitStack() as stack:
+        if isinstance(outcomes, Generator):
+            stack.callback(outcomes.close)  # ends the tasks that still run when a file is one too many
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            if isinstance(outcome, FileError):
+                quarantine.add(task.part.file, outcome)
+                task.rejected_path.unlink(missing_ok=True)
+            else:
+                results.append((task, outcome))
+    good = []
+    for task, result in results:
+        if task.part.file.name in quarantine.files:
+            task.rejected_path.unlink(missing_ok=True)
+        else:
+            good.append(result)
+    return good
