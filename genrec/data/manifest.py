@@ -61,6 +61,7 @@ class Part(_Frozen):
 
     name: str
     num_files: int
+    content_hash: str = Field("", description="of the prepared set that the part was made of")
 
 
 class Manifest(_Frozen):
