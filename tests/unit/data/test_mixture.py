@@ -72,7 +72,17 @@ def test_counts_add_up(folder: Path) -> None:
     assert {row["item"]: row["count"] for row in items} == {10: 4, 20: 4, 30: 2, 40: 2, 50: 5}
     assert [row["item"] for row in items] == [50, 10, 20, 30, 40]  # by falling count, then by id
     assert sum(row["train_count"] for row in items) == manifest.num_train_events
-    assert sum(manifest.length_histogram.values()) == manifest.num_users
+
+
+def test_adds_up_what_the_manifests_say(folder: Path) -> None:
+    for name, histogram, rejected in (("music", {4: 2, 2: 1}, {"null user": 3}), ("talk", {8: 1, 4: 1}, {})):
+        part = load_manifest(folder / name)
+        update = {"length_histogram": histogram, "rejected": rejected, "time_range": (len(name), 10 * len(name))}
+        save_manifest(folder / name, part.model_copy(update=update))
+    _, manifest = mix(folder)
+    assert manifest.length_histogram == {2: 1, 4: 3, 8: 1}
+    assert manifest.rejected == {"null user": 3}
+    assert manifest.time_range == (4, 50)
 
 
 def test_users_of_both_sets_stay_apart(folder: Path) -> None:
