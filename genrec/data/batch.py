@@ -29,6 +29,11 @@ class Batch:
     offsets        [num_sequences + 1] int64    borders of the sequences
     micro_batch_id                              None outside training
     step_targets                                targets of the whole global step; the loss is divided by it
+    users          [num_sequences] int64        who the windows belong to; None outside training
+    starts         [num_sequences] int64        place of each window's first event in its user's history; None outside
+
+    `users` and `starts` name what was trained, for logs: they stay where they are when the batch moves to a device. A
+    micro-batch without windows has one sequence of padding, and users and starts of length 0.
     """
 
     items: Tensor
@@ -39,6 +44,8 @@ class Batch:
     offsets: Tensor
     micro_batch_id: MicroBatchId | None = None
     step_targets: int = 0
+    users: Tensor | None = None
+    starts: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -1,9 +1,12 @@
 """Turns a chunk of the plan into its micro-batches. Pure: a Ray task and a single process get the same bytes.
 
-One row of the table is one ready micro-batch: who it is (step, part, id), how many targets its whole step has, and the
-arrays of a `Batch`. Nothing here needs torch, so a map task starts fast.
+One row of a table is one ready micro-batch: who it is (step, part, id), how many targets its whole step has, and its
+windows, one after another. A window of n tokens is stored as its n + 1 events; that each event is the target of the one
+before it is put down nowhere, stream.py knows it. Nothing here needs torch, so a map task starts fast.
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from genrec.data.packing import IntArray, pack
-from genrec.data.plan import Chunk, PlanSpec, windows_of
+from genrec.data.plan import Chunk, PlanSpec, tokens_of
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
+from genrec.data.windows import choose_events, cut_windows
+from genrec.errors import DataError
 
 MICRO_BATCH_SCHEMA = pa.schema(
     [
@@ -25,93 +30,148 @@ MICRO_BATCH_SCHEMA = pa.schema(
         pa.field("epoch_first_step", pa.int64(), nullable=False),
         pa.field("epoch_num_steps", pa.int64(), nullable=False),
         pa.field("step_targets", pa.int64(), nullable=False),
+        # A value for each event.
         pa.field("items", pa.list_(pa.int32()), nullable=False),
-        pa.field("targets", pa.list_(pa.int32()), nullable=False),
         pa.field("times", pa.list_(pa.int64()), nullable=False),
-        pa.field("target_times", pa.list_(pa.int64()), nullable=False),
         pa.field("actions", pa.list_(pa.uint8()), nullable=False),
-        pa.field("offsets", pa.list_(pa.int64()), nullable=False),
+        # A value for each window: its tokens, its user, and the place of its first event in the user's history.
+        pa.field("lengths", pa.list_(pa.int32()), nullable=False),
+        pa.field("users", pa.list_(pa.int64()), nullable=False),
+        pa.field("starts", pa.list_(pa.int64()), nullable=False),
     ]
 )
 
 
-def chunk_table(spec: PlanSpec, chunk: Chunk) -> pa.Table:
-    """The chunk's micro-batches, one a row, in plan order (step after step, part after part)."""
-    lists, offsets = _read_chunk(spec, chunk)
-    ends, _ = history_ends(spec.split, "train", lists["times"], offsets)
-    tokens = windows_of(ends, spec.max_length)
-    users = np.flatnonzero(tokens > 0)
-    generator = spec.generator(chunk.epoch, chunk.index)
-    starts = offsets[:-1][users] + _window_starts(spec.window, ends[users] - 1 - tokens[users], generator)
-    order, borders = pack(tokens[users], spec.rule, generator)
-    starts, tokens = starts[order], tokens[users][order]
-    token_borders = np.concatenate([[0], np.cumsum(tokens)])
-    inputs = np.arange(token_borders[-1]) + np.repeat(starts - token_borders[:-1], tokens)
-    row_borders = token_borders[borders]
-    parts = spec.rule.micro_batches_per_step
-    num_rows = len(borders) - 1
-    positions = np.arange(num_rows)
-    step_targets = np.diff(row_borders).reshape(-1, parts).sum(axis=1)
-    columns: dict[str, Any] = {
-        "step": chunk.first_step + positions // parts,
-        "part": positions % parts,
-        "epoch": np.full(num_rows, chunk.epoch),
-        "chunk": np.full(num_rows, chunk.index),
-        "position": positions,
-        "epoch_first_step": np.full(num_rows, chunk.epoch_first_step),
-        "epoch_num_steps": np.full(num_rows, chunk.epoch_num_steps),
-        "step_targets": np.repeat(step_targets, parts),
-        "items": _ragged(lists["items"][inputs], row_borders),
-        "targets": _ragged(lists["items"][inputs + 1], row_borders),
-        "times": _ragged(lists["times"][inputs], row_borders),
-        "target_times": _ragged(lists["times"][inputs + 1], row_borders),
-        "actions": _ragged(lists["actions"][inputs], row_borders),
-        "offsets": _sequence_offsets(token_borders, borders),
-    }
-    arrays = [
-        pa.array(columns[f.name], type=f.type) if not isinstance(columns[f.name], pa.Array) else columns[f.name]
-        for f in MICRO_BATCH_SCHEMA
-    ]
-    return pa.Table.from_arrays(arrays, schema=MICRO_BATCH_SCHEMA)
+@dataclass(frozen=True, slots=True)
+class PackedChunk:
+    """A chunk in memory: its events as they are read, and which of them make which micro-batch."""
+
+    chunk: Chunk
+    parts: int
+    items: npt.NDArray[np.int32]
+    times: npt.NDArray[np.int64]
+    actions: npt.NDArray[np.uint8]
+    events: IntArray
+    """[num_tokens + num_windows] index into items, times and actions, in the order of the micro-batches."""
+    event_borders: IntArray
+    """[num_windows + 1] borders of the windows in `events`."""
+    users: IntArray
+    starts: IntArray
+    borders: IntArray
+    """[num_micro_batches + 1] borders of the micro-batches, in windows."""
+
+    def rows(self, positions: IntArray) -> pa.Table:
+        """The micro-batches at `positions` of the chunk, a row each."""
+        chunk, windows = self.chunk, _spans(self.borders, positions)
+        events = self.events[_spans(self.event_borders, windows)]
+        window_borders = _borders(np.diff(self.borders)[positions])
+        lengths = np.diff(self.event_borders)[windows]
+        event_borders = _borders(lengths)[window_borders]
+        tokens = np.diff(self.event_borders[self.borders]) - np.diff(self.borders)  # of every micro-batch
+        step_targets = tokens.reshape(-1, self.parts).sum(axis=1)
+        count = len(positions)
+        columns: dict[str, Any] = {
+            "step": chunk.first_step + positions // self.parts,
+            "part": positions % self.parts,
+            "epoch": np.full(count, chunk.epoch),
+            "chunk": np.full(count, chunk.index),
+            "position": positions,
+            "epoch_first_step": np.full(count, chunk.epoch_first_step),
+            "epoch_num_steps": np.full(count, chunk.epoch_num_steps),
+            "step_targets": step_targets[positions // self.parts],
+            "items": _lists(self.items[events], event_borders),
+            "times": _lists(self.times[events], event_borders),
+            "actions": _lists(self.actions[events], event_borders),
+            "lengths": _lists((lengths - 1).astype(np.int32), window_borders),
+            "users": _lists(self.users[windows], window_borders),
+            "starts": _lists(self.starts[windows], window_borders),
+        }
+        arrays = [
+            pa.array(columns[f.name], type=f.type) if not isinstance(columns[f.name], pa.Array) else columns[f.name]
+            for f in MICRO_BATCH_SCHEMA
+        ]
+        return pa.Table.from_arrays(arrays, schema=MICRO_BATCH_SCHEMA)
 
 
-def rows_for_workers(table: pa.Table, *, workers: int, steps_per_block: int, parts: int) -> pa.Table:
-    """The same rows, so ordered that each run of `steps_per_block * parts / workers` rows belongs to one worker.
+def worker_tables(
+    spec: PlanSpec, chunk: Chunk, *, ranks: Sequence[int], workers: int, start_step: int, end_step: int
+) -> Iterator[pa.Table]:
+    """The chunk's micro-batches of steps `[start_step, end_step)`, a table for `steps_per_block` steps of a worker.
 
-    Within `steps_per_block` steps, worker 0's rows come first, then worker 1's, ...; each worker's rows are in plan
-    order. Dealing such runs to the workers in turn gives worker `w` exactly the parts `p` with `p % workers == w`.
+    Tables come block after block of steps, within one for each worker of `ranks` in turn. Worker `w` of `workers` has
+    parts `p` with `p % workers == w`; its rows are in order of step and part.
     """
-    index = np.arange(table.num_rows)
-    step, part = np.divmod(index, parts)
-    order = np.lexsort([part // workers, step, part % workers, step // steps_per_block])
-    return table.take(pa.array(order))
+    packed = pack_chunk(spec, chunk)
+    parts, block = spec.rule.micro_batches_per_step, spec.rule.steps_per_block
+    first, end = max(start_step - chunk.first_step, 0), min(end_step - chunk.first_step, chunk.num_steps)
+    for step in range(first, end, block):
+        steps = np.arange(step, min(step + block, end))
+        for rank in ranks:
+            yield packed.rows((steps[:, None] * parts + np.arange(rank, parts, workers)).ravel())
 
 
-def _read_chunk(spec: PlanSpec, chunk: Chunk) -> tuple[dict[str, npt.NDArray[Any]], IntArray]:
-    """Items, times and actions of the chunk's users, one after another, and the users' borders."""
-    columns = ["length", "items", "times", "actions"]
-    tables = [read_row_group(spec.folder, path, group, columns) for path, group in chunk.row_groups]
-    table = pa.concat_tables(tables).combine_chunks()
-    offsets = np.concatenate([[0], np.cumsum(table["length"].to_numpy().astype(np.int64))])
-    lists = {name: table[name].combine_chunks().flatten().to_numpy() for name in ("items", "times", "actions")}
-    return lists, offsets
-
-
-def _window_starts(window: str, slack: IntArray, generator: np.random.Generator) -> IntArray:
-    """First event of each window; `slack` is how many events a history has beyond its window."""
-    return slack if window == "last" else generator.integers(0, slack + 1)
-
-
-def _ragged(values: npt.NDArray[Any], borders: IntArray) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(borders, type=pa.int32()), pa.array(values))
-
-
-def _sequence_offsets(token_borders: IntArray, borders: IntArray) -> pa.ListArray:
-    """Each row's own offsets, from 0; a row with n sequences has n + 1 of them."""
-    rows = np.arange(len(borders) - 1)
-    counts = np.diff(borders) + 1
-    index = np.arange(counts.sum()) - np.repeat(rows, counts)
-    values = token_borders[index] - np.repeat(token_borders[borders[:-1]], counts)
-    return pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(counts)]), type=pa.int32()), pa.array(values, type=pa.int64())
+def pack_chunk(spec: PlanSpec, chunk: Chunk) -> PackedChunk:
+    """Reads a chunk and packs its windows; raises DataError when the set is not the one that was planned for."""
+    lists, offsets, users, uniform = _read_chunk(spec, chunk)
+    ends, _ = history_ends(spec.split, "train", lists["times"], offsets)
+    generator = spec.generator(chunk.epoch, chunk.index)
+    windows = cut_windows(spec.window, tokens_of(ends), uniform, generator)
+    if int(windows.lengths.sum()) != chunk.num_tokens:
+        raise DataError(
+            f"Chunk {chunk.index} of epoch {chunk.epoch} has {int(windows.lengths.sum())} tokens and should have "
+            f"{chunk.num_tokens}: {spec.folder} has changed since the run was started; start the same command again."
+        )
+    order, borders = pack(windows.lengths, spec.rule, chunk.num_steps, generator)
+    windows = windows.take(order)
+    events, event_borders = choose_events(windows, generator)
+    counts = np.diff(event_borders)
+    firsts = events[event_borders[:-1]]
+    return PackedChunk(
+        chunk=chunk,
+        parts=spec.rule.micro_batches_per_step,
+        items=lists["items"],
+        times=lists["times"],
+        actions=lists["actions"],
+        events=events + np.repeat(offsets[:-1][windows.rows], counts),
+        event_borders=event_borders,
+        users=users[windows.rows],
+        starts=firsts,
+        borders=borders,
     )
+
+
+def _read_chunk(
+    spec: PlanSpec, chunk: Chunk
+) -> tuple[dict[str, npt.NDArray[Any]], IntArray, IntArray, npt.NDArray[np.float64] | None]:
+    """Items, times and actions of the chunk's users, one after another; the users' borders, indices and draws."""
+    columns = ["user", "length", "items", "times", "actions"]
+    tables = [read_row_group(spec.folder, path, group, columns) for path, group, _ in chunk.row_groups]
+    draws = [
+        spec.uniform(table["user"].to_numpy(), visit.epoch)
+        for table, visit in zip(tables, chunk.row_groups, strict=True)
+    ]
+    drawn = [draw for draw in draws if draw is not None]
+    table = pa.concat_tables(tables).combine_chunks()
+    offsets = _borders(table["length"].to_numpy().astype(np.int64))
+    lists = {name: table[name].combine_chunks().flatten().to_numpy() for name in ("items", "times", "actions")}
+    return lists, offsets, table["user"].to_numpy(), np.concatenate(drawn) if drawn else None
+
+
+def _borders(counts: IntArray) -> IntArray:
+    """Borders of runs of these lengths, from 0; one more than there are runs."""
+    borders = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=borders[1:])
+    return borders
+
+
+def _spans(borders: IntArray, chosen: IntArray) -> IntArray:
+    """The indices `borders[i] .. borders[i + 1] - 1` of every chosen i, one run after another."""
+    firsts = borders[chosen]
+    counts = borders[chosen + 1] - firsts
+    ends = np.cumsum(counts)
+    indices: IntArray = np.arange(ends[-1] if len(ends) else 0) + np.repeat(firsts - (ends - counts), counts)
+    return indices
+
+
+def _lists(values: npt.NDArray[Any], borders: IntArray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(borders, type=pa.int32()), pa.array(values))

@@ -1,25 +1,40 @@
 """The training order (contract 3): a pure function of (data set, batch rule, seed, epoch), whatever the workers.
 
-1. An epoch is a seeded permutation of the data set's row groups.
-2. A chunk is a run of that permutation with about `batch.chunk_tokens` events; it is read and shuffled as a whole.
-3. A chunk's windows are packed into whole steps (packing.py), so a step never crosses a chunk, and an epoch is a whole
-   number of steps. Steps are numbered through all epochs: the cursor of a run is one number, the next step.
+1. An epoch is a seeded permutation of the data set's row groups, or a mixture of its parts (group_order.py).
+2. A chunk is a run of that order with about `batch.chunk_tokens` tokens; it is read and shuffled as a whole.
+3. A chunk's windows (windows.py) are packed into whole steps (packing.py), so a step never crosses a chunk, and an
+   epoch is a whole number of steps. Steps are numbered through all epochs: the cursor of a run is one number, the next
+   step.
 """
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from genrec.config import ExperimentConfig, GlobalTimeSplit, Split
+from genrec.data.group_order import MixedOrder, PartGroups, Visit, parts_of
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.packing import IntArray, PackingRule, num_steps
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
+from genrec.data.windows import WindowRule, uniform_by_user, window_lengths
 from genrec.errors import ConfigError, DataError
+
+MIN_STEPS_PER_CHUNK = 32
+"""A chunk is a whole number of steps, so its last one is half empty on average: 1.6% of 32 steps."""
+
+
+class GroupVisit(NamedTuple):
+    """A row group as a chunk reads it: file, number in the file, and which pass over its part this is."""
+
+    path: str
+    group: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +47,13 @@ class Chunk:
     num_steps: int
     epoch_first_step: int
     epoch_num_steps: int
-    row_groups: tuple[tuple[str, int], ...]
+    num_tokens: int
+    row_groups: tuple[GroupVisit, ...]
+
+    @property
+    def end_step(self) -> int:
+        """The first step after the chunk."""
+        return self.first_step + self.num_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +64,88 @@ class PlanSpec:
     content_hash: str
     split: Split
     seed: int
-    max_length: int
-    window: str
+    window: WindowRule
     rule: PackingRule
 
     def generator(self, *salt: int) -> np.random.Generator:
         """A generator that depends on the data set, the seed and `salt` alone."""
-        digest = hashlib.sha256(self.content_hash.encode()).digest()
-        return np.random.default_rng([int.from_bytes(digest[:8], "little"), self.seed, *salt])
+        return np.random.default_rng([self._key, self.seed, *salt])
+
+    def uniform(self, users: npt.NDArray[np.integer], epoch: int) -> npt.NDArray[np.float64] | None:
+        """The draws of stochastic length for `users` in an epoch; None when the window rule draws nothing."""
+        return uniform_by_user(self._key ^ self.seed, epoch, users) if self.window.drawn_by_user else None
+
+    @property
+    def _key(self) -> int:
+        return int.from_bytes(hashlib.sha256(self.content_hash.encode()).digest()[:8], "little")
 
 
-@dataclass(frozen=True)
+class RowGroupUsers(NamedTuple):
+    """A row group of the set, and what the plan knows of its users."""
+
+    path: str
+    group: int
+    tokens: IntArray
+    """[num_users] training tokens of each user: its training events but one."""
+    users: IntArray | None
+    """[num_users] their indices, when the window rule asks who they are."""
+
+
+class _ChunkSize(NamedTuple):
+    """A chunk before its steps are numbered."""
+
+    visits: tuple[Visit, ...]
+    num_steps: int
+    num_tokens: int
+
+
 class Plan:
     """Chunks in training order, epoch after epoch."""
 
-    spec: PlanSpec
-    chunk_tokens: int
-    row_groups: tuple[tuple[str, int], ...]
-    window_lengths: tuple[IntArray, ...] = field(repr=False)
+    def __init__(
+        self,
+        spec: PlanSpec,
+        chunk_tokens: int,
+        row_groups: tuple[RowGroupUsers, ...],
+        parts: tuple[PartGroups, ...],
+        *,
+        mixed: bool,
+    ) -> None:
+        """`mixed` takes the row groups of `parts` by their shares; else an epoch has each row group once."""
+        self.spec = spec
+        self.row_groups = row_groups
+        self.parts = parts
+        self.chunk_tokens = max(chunk_tokens, MIN_STEPS_PER_CHUNK * spec.rule.tokens_per_step)
+        self._steps: dict[tuple[int, ...], int] = {}
+        self._epochs: list[list[_ChunkSize]] = []
+        self._mixed: MixedOrder | None = None
+        if mixed:
+            self._mixed = MixedOrder(parts, self.visit_tokens, spec.generator, self.tokens_per_epoch)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of the set's windows in its first epoch; stochastic length makes the others a little different."""
+        return sum(self.visit_tokens((group, 0)) for group in range(len(self.row_groups)))
+
+    def visit_lengths(self, visit: Visit) -> IntArray:
+        """Window lengths of a row group in a pass over its part, [num_windows]."""
+        group, number = visit
+        _, _, tokens, users = self.row_groups[group]
+        uniform = None if users is None else self.spec.uniform(users, number)
+        return window_lengths(self.spec.window, tokens, uniform)
+
+    def visit_tokens(self, visit: Visit) -> int:
+        """Tokens of a row group's windows in a pass over its part."""
+        return int(self.visit_lengths(visit).sum())
 
     def epoch(self, epoch: int, first_step: int = 0) -> list[Chunk]:
         """The chunks of one epoch, whose steps are numbered from `first_step`."""
-        order = self.spec.generator(epoch).permutation(len(self.row_groups))
-        tokens = np.array([int(self.window_lengths[i].sum()) for i in order])
-        chunk_of = (np.cumsum(tokens) - tokens) // self.chunk_tokens
-        chunks: list[tuple[tuple[tuple[str, int], ...], int]] = []
-        for number in np.unique(chunk_of):
-            members = order[chunk_of == number]
-            steps = num_steps(np.concatenate([self.window_lengths[i] for i in members]), self.spec.rule)
-            if steps:
-                chunks.append((tuple(self.row_groups[i] for i in members), steps))
-        total = sum(steps for _, steps in chunks)
+        sizes = self._sizes(epoch)
+        total = sum(size.num_steps for size in sizes)
         result, step = [], first_step
-        for index, (groups, steps) in enumerate(chunks):
-            result.append(Chunk(epoch, index, step, steps, first_step, total, groups))
+        for index, (visits, steps, tokens) in enumerate(sizes):
+            groups = tuple(GroupVisit(*self.row_groups[group][:2], number) for group, number in visits)
+            result.append(Chunk(epoch, index, step, steps, first_step, total, tokens, groups))
             step += steps
         return result
 
@@ -84,10 +153,11 @@ class Plan:
         """Every chunk that holds a step of `[start_step, end_step)`, over as many epochs as that takes."""
         epoch = step = 0
         while step < end_step:
-            chunks = self.epoch(epoch, step)
-            yield from (c for c in chunks if c.first_step + c.num_steps > start_step and c.first_step < end_step)
-            step = chunks[-1].first_step + chunks[-1].num_steps
-            epoch += 1
+            end = step + self._epoch_steps(epoch)
+            if end > start_step:
+                chunks = self.epoch(epoch, step)
+                yield from (c for c in chunks if c.end_step > start_step and c.first_step < end_step)
+            step, epoch = end, epoch + 1
 
     def num_steps(self, max_epochs: int | None, max_steps: int | None) -> int:
         """Steps of the whole run: the epochs' steps, cut at `max_steps`."""
@@ -99,19 +169,85 @@ class Plan:
         for epoch in range(max_epochs):
             if max_steps is not None and total >= max_steps:
                 break
-            total += sum(chunk.num_steps for chunk in self.epoch(epoch))
+            total += self._epoch_steps(epoch)
         return total if max_steps is None else min(total, max_steps)
+
+    def cursors(self, step: int) -> dict[str, float]:
+        """How often each part has been passed through when `step` steps are done: 1.5 is a pass and a half.
+
+        Counted in events of the row groups; inside a chunk, whose windows are shuffled, in proportion to its steps.
+        """
+        events = np.array([int(group.tokens.sum()) for group in self.row_groups])
+        done = np.zeros(len(self.row_groups))
+        for chunk_step, size in self._numbered(step):
+            groups = np.array([group for group, _ in size.visits])
+            np.add.at(done, groups, min(1.0, (step - chunk_step) / size.num_steps))
+        return {
+            part.name: float((done * events)[part.groups].sum() / max(events[part.groups].sum(), 1))
+            for part in self.parts
+        }
+
+    def _numbered(self, end_step: int) -> Iterator[tuple[int, _ChunkSize]]:
+        """The chunks that begin before a step, with their first steps."""
+        epoch = step = 0
+        while True:
+            for size in self._sizes(epoch):
+                if step >= end_step:
+                    return
+                yield step, size
+                step += size.num_steps
+            epoch += 1
+
+    def _epoch_steps(self, epoch: int) -> int:
+        return sum(size.num_steps for size in self._sizes(epoch))
+
+    def _sizes(self, epoch: int) -> list[_ChunkSize]:
+        while len(self._epochs) <= epoch:
+            self._epochs.append(self._cut(self._order(len(self._epochs))))
+        return self._epochs[epoch]
+
+    def _order(self, epoch: int) -> list[Visit]:
+        if self._mixed is not None:
+            return self._mixed.epoch(epoch)
+        order = self.spec.generator(epoch).permutation(len(self.row_groups))
+        return [(group, epoch) for group in order.tolist()]
+
+    def _cut(self, visits: list[Visit]) -> list[_ChunkSize]:
+        """Cuts an epoch into chunks of nearly equal size, so that none is a small rest that fills its steps badly."""
+        lengths = [self.visit_lengths(visit) for visit in visits]
+        tokens = np.array([int(found.sum()) for found in lengths])
+        total = int(tokens.sum())
+        num_chunks = max(1, round(total / self.chunk_tokens))
+        middles = np.cumsum(tokens) - tokens / 2
+        chunk_of = np.minimum(middles * num_chunks // max(total, 1), num_chunks - 1)
+        chunks = []
+        for number in np.unique(chunk_of):
+            members = np.flatnonzero(chunk_of == number).tolist()
+            chosen = tuple(visits[i] for i in members)
+            steps = self._count_steps(chosen, np.concatenate([lengths[i] for i in members]))
+            if steps:
+                chunks.append(_ChunkSize(chosen, steps, int(tokens[members].sum())))
+        return chunks
+
+    def _count_steps(self, visits: tuple[Visit, ...], lengths: IntArray) -> int:
+        """`packing.num_steps`, remembered: a small set is one chunk, and its count is the same in every epoch."""
+        if self.spec.window.drawn_by_user:
+            return num_steps(lengths, self.spec.rule)
+        key = tuple(sorted(group for group, _ in visits))
+        if key not in self._steps:
+            self._steps[key] = num_steps(lengths, self.spec.rule)
+        return self._steps[key]
 
 
 def make_plan(config: ExperimentConfig) -> Plan:
     """The plan of a config's prepared data set; raises ConfigError or DataError when nothing can be trained on."""
-    batch = config.batch
+    batch, sequence = config.batch, config.sequence
     rule = PackingRule(batch.tokens_per_step, batch.micro_batches_per_step, batch.steps_per_block)
-    if config.sequence.max_length > rule.tokens_per_micro_batch:
+    if sequence.max_length > rule.tokens_per_micro_batch:
         raise ConfigError(
-            f"sequence.max_length ({config.sequence.max_length}) must fit a micro-batch of batch.tokens_per_step / "
+            f"sequence.max_length ({sequence.max_length}) must fit a micro-batch of batch.tokens_per_step / "
             f"batch.micro_batches_per_step = {rule.tokens_per_micro_batch} tokens; raise batch.tokens_per_step to "
-            f"{config.sequence.max_length * batch.micro_batches_per_step} or more."
+            f"{sequence.max_length * batch.micro_batches_per_step} or more."
         )
     folder = Path(config.data.prepared)
     manifest = load_manifest(folder)
@@ -120,37 +256,37 @@ def make_plan(config: ExperimentConfig) -> Plan:
         content_hash=manifest.content_hash,
         split=manifest.split,
         seed=config.seed,
-        max_length=config.sequence.max_length,
-        window=config.sequence.window,
+        window=WindowRule(
+            kind=sequence.window,
+            max_length=sequence.max_length,
+            stride=sequence.stride or sequence.max_length,
+            alpha=sequence.alpha,
+        ),
         rule=rule,
     )
-    groups, lengths = _window_lengths(spec, manifest)
-    if not any(len(group) for group in lengths):
+    groups = tuple(_read_users(spec, manifest))
+    if not any(group.tokens.any() for group in groups):
         raise DataError(
             f"{folder} has no user with two training events, so there is nothing to learn from; "
             "prepare a longer log or choose another data.split."
         )
-    return Plan(spec, batch.chunk_tokens, groups, lengths)
+    return Plan(spec, batch.chunk_tokens, groups, parts_of(manifest, sequence.mix), mixed=sequence.mix is not None)
 
 
-def windows_of(ends: IntArray, max_length: int) -> IntArray:
-    """Tokens of each user's training window: one less than its events (0 without a target), at most `max_length`."""
-    return np.clip(ends - 1, 0, max_length)
+def tokens_of(ends: IntArray) -> IntArray:
+    """Training tokens of users with `ends` training events: one less, because each token needs a target."""
+    return np.maximum(ends - 1, 0)
 
 
-def _window_lengths(spec: PlanSpec, manifest: Manifest) -> tuple[tuple[tuple[str, int], ...], tuple[IntArray, ...]]:
-    """Row groups in file order, and the token counts of their non-empty windows."""
-    groups: list[tuple[str, int]] = []
-    lengths: list[npt.NDArray[np.int64]] = []
+def _read_users(spec: PlanSpec, manifest: Manifest) -> Iterator[RowGroupUsers]:
+    """The set's row groups in file order."""
     needs_times = isinstance(spec.split, GlobalTimeSplit)
+    columns = ["length", *(["times"] if needs_times else []), *(["user"] if spec.window.drawn_by_user else [])]
     for file in manifest.files:
         for index in range(len(file.row_groups)):
-            columns = ["length", "times"] if needs_times else ["length"]
             table = read_row_group(spec.folder, file.path, index, columns)
             offsets = np.concatenate([[0], np.cumsum(table["length"].to_numpy().astype(np.int64))])
             times = table["times"].combine_chunks().flatten().to_numpy() if needs_times else offsets[:0]
             ends, _ = history_ends(spec.split, "train", times, offsets)
-            tokens = windows_of(ends, spec.max_length)
-            groups.append((file.path, index))
-            lengths.append(tokens[tokens > 0])
-    return tuple(groups), tuple(lengths)
+            users = table["user"].to_numpy() if spec.window.drawn_by_user else None
+            yield RowGroupUsers(file.path, index, tokens_of(ends), users)

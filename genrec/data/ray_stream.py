@@ -1,9 +1,11 @@
 """Ray Data's side of the data stream: chunks of the plan in, one worker's blocks of micro-batches out.
 
-    plan -> chunks -> chunk_table (a task a chunk) -> rows_for_workers -> repartition into one worker's block
+    plan -> chunks -> worker_tables (a task a chunk) -> one row for each block of steps of a worker
          -> streaming_split -> stream.worker_batches -> the training loop
 
-Blocks of equal row counts make `streaming_split` deal them to the workers strictly in turn (a test pins it).
+A row holds one worker's micro-batches of up to `steps_per_block` steps as one table, in Arrow's stream format. Ray
+blocks of one row make `streaming_split` deal them to the workers strictly in turn (a test pins it), and the last steps
+of a chunk may be a smaller row than the others.
 """
 
 import json
@@ -15,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from genrec.data.micro_batches import MICRO_BATCH_SCHEMA, chunk_table, rows_for_workers
-from genrec.data.plan import Chunk, Plan, PlanSpec
+from genrec.data.micro_batches import worker_tables
+from genrec.data.plan import Chunk, GroupVisit, Plan, PlanSpec
 
 if TYPE_CHECKING:
     import ray.data
@@ -26,13 +28,13 @@ def ray_dataset(plan: Plan, *, start_step: int, end_step: int, workers: int) -> 
     """A lazy Ray Data set of the remaining micro-batches, laid out for `streaming_split(workers, equal=True)`."""
     import ray.data
 
-    rule = plan.spec.rule
-    block_rows = rule.steps_per_block * rule.micro_batches_per_step // workers
     chunks = [{"chunk": json.dumps(asdict(c))} for c in plan.chunks(start_step=start_step, end_step=end_step)]
-    tables = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
-        _ChunkTask(plan.spec, workers), batch_size=1, batch_format="numpy"
+    # With batches of one row, Ray Data cuts the blocks in the map task itself.
+    dataset = (
+        ray.data.from_items(chunks, override_num_blocks=len(chunks))
+        .map_batches(_ChunkTask(plan.spec, workers, start_step, end_step), batch_size=1, batch_format="numpy")
+        .repartition(target_num_rows_per_block=1, strict=True)
     )
-    dataset = tables.repartition(target_num_rows_per_block=block_rows, strict=True)
     dataset.context.custom_execution_callback_classes = [_pace()]
     return dataset
 
@@ -56,30 +58,47 @@ def _pace() -> type[Any]:
 
 
 class _ChunkTask:
-    """The map task: one chunk in, its micro-batches out."""
+    """The map task: one chunk in, its blocks of micro-batches out."""
 
-    def __init__(self, spec: PlanSpec, workers: int) -> None:
+    def __init__(self, spec: PlanSpec, workers: int, start_step: int, end_step: int) -> None:
         self.spec = spec
         self.workers = workers
+        self.start_step = start_step
+        self.end_step = end_step
         self.__name__ = "micro_batches"
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        rule = self.spec.rule
         for text in batch["chunk"]:
             values = json.loads(text)
-            groups = tuple((path, group) for path, group in values.pop("row_groups"))
-            yield rows_for_workers(
-                chunk_table(self.spec, Chunk(**values, row_groups=groups)),
+            groups = tuple(GroupVisit(*visit) for visit in values.pop("row_groups"))
+            tables = worker_tables(
+                self.spec,
+                Chunk(**values, row_groups=groups),
+                ranks=range(self.workers),
                 workers=self.workers,
-                steps_per_block=rule.steps_per_block,
-                parts=rule.micro_batches_per_step,
+                start_step=self.start_step,
+                end_step=self.end_step,
             )
+            for table in tables:
+                yield pa.table({"micro_batches": _to_row(table)})
 
 
 def ray_tables(shard: "ray.data.DataIterator") -> Iterator[pa.Table]:
     """One worker's micro-batches from its split of `ray_dataset`."""
-    for table in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
-        yield table.select(MICRO_BATCH_SCHEMA.names)
+    for rows in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        for value in rows["micro_batches"]:
+            with pa.ipc.open_stream(value.as_buffer()) as stream:
+                yield stream.read_all()
+
+
+def _to_row(table: pa.Table) -> pa.LargeBinaryArray:
+    """One value: the table in Arrow's stream format, written once and copied nowhere."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    data = sink.getvalue()
+    borders = pa.array([0, data.size], pa.int64()).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, borders, data])
 
 
 def start_early(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from genrec.data.batch import Batch, MicroBatchId
-from genrec.data.micro_batches import chunk_table
+from genrec.data.micro_batches import worker_tables
 from genrec.data.plan import Plan
 from genrec.data.schema import NO_TARGET
 from genrec.errors import RunError
 
-PREFETCHED_CHUNKS = 2
+PREFETCHED_BLOCKS = 8
 
 
 class Place(NamedTuple):
@@ -33,18 +35,19 @@ class Place(NamedTuple):
 
 
 def local_tables(plan: Plan, *, start_step: int, end_step: int, rank: int, workers: int) -> Iterator[pa.Table]:
-    """One worker's micro-batches, read in this process; the next chunk is packed while this one is trained on."""
-    parts = plan.spec.rule.micro_batches_per_step
-    pending: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=PREFETCHED_CHUNKS)
+    """One worker's micro-batches, read in this process; the next ones are packed while these are trained on."""
+    pending: queue.Queue[pa.Table | BaseException | None] = queue.Queue(maxsize=PREFETCHED_BLOCKS)
     stopped = threading.Event()
 
     def produce() -> None:
         try:
             for chunk in plan.chunks(start_step=start_step, end_step=end_step):
-                table = chunk_table(plan.spec, chunk)
-                mine = table.filter(pa.array([row % parts % workers == rank for row in range(table.num_rows)]))
-                if not _put(pending, mine, stopped):
-                    return
+                tables = worker_tables(
+                    plan.spec, chunk, ranks=[rank], workers=workers, start_step=start_step, end_step=end_step
+                )
+                for table in tables:
+                    if not _put(pending, table, stopped):
+                        return
             _put(pending, None, stopped)
         except BaseException as error:
             _put(pending, error, stopped)
@@ -80,7 +83,7 @@ def worker_batches(
     for table in tables:
         for place, batch in batches_of(table):
             if place.step < start_step:
-                continue  # trained before the restart; a block holds whole groups of steps
+                continue  # trained before the restart
             if place.step >= end_step:
                 return
             if (place.step, place.part) != (step, part):
@@ -99,33 +102,75 @@ def worker_batches(
 
 
 def batches_of(table: pa.Table) -> Iterator[tuple[Place, Batch]]:
-    """The `Batch` of every row, and its place in the run."""
+    """The `Batch` of every row, and its place in the run.
+
+    Columns are converted once for all rows; a row's tensors are views of them.
+    """
+    scalars = {name: table[name].to_pylist() for name in _SCALARS}
+    lengths = _values(table, "lengths")
+    inputs, targets = _tokens(lengths)
+    items, times = _values(table, "items"), _values(table, "times")
+    tokens = {
+        "items": items[inputs].astype(np.int64),
+        "times": times[inputs],
+        "actions": _values(table, "actions")[inputs].astype(np.int64),
+        "targets": items[targets].astype(np.int64),
+        "target_times": times[targets],
+    }
+    windows = {name: torch.from_numpy(_values(table, name).astype(np.int64)) for name in ("users", "starts")}
+    of_tokens = {name: torch.from_numpy(values) for name, values in tokens.items()}
+    window_borders = _row_borders(table, "lengths")
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     for row in range(table.num_rows):
-        yield _place(table, row), _batch(table, row)
+        first, end = int(window_borders[row]), int(window_borders[row + 1])
+        values = {name: column[row] for name, column in scalars.items()}
+        batch_id = MicroBatchId(values["epoch"], values["chunk"], values["position"])
+        named = {name: column[first:end] for name, column in windows.items()}
+        if first == end:
+            batch = Batch(**_PADDING, micro_batch_id=batch_id, step_targets=values["step_targets"], **named)
+        else:
+            span = slice(int(offsets[first]), int(offsets[end]))
+            batch = Batch(
+                **{name: column[span] for name, column in of_tokens.items()},
+                offsets=torch.from_numpy(offsets[first : end + 1] - offsets[first]),
+                micro_batch_id=batch_id,
+                step_targets=values["step_targets"],
+                **named,
+            )
+        yield _place(values), batch
 
 
-def _place(table: pa.Table, row: int) -> Place:
-    step, epoch = table["step"][row].as_py(), table["epoch"][row].as_py()
-    done = step + 1 - table["epoch_first_step"][row].as_py()
-    steps = table["epoch_num_steps"][row].as_py()
-    return Place(step, table["part"][row].as_py(), epoch + done / steps, done == steps)
+_SCALARS = ("step", "part", "epoch", "chunk", "position", "epoch_first_step", "epoch_num_steps", "step_targets")
+
+# A micro-batch that got no window (fewer windows than micro-batches) must still run forward and backward, because every
+# worker does: it gets one padding token without a target.
+_PADDING = {
+    **{name: torch.zeros(1, dtype=torch.int64) for name in ("items", "times", "actions", "target_times")},
+    "targets": torch.tensor([NO_TARGET]),
+    "offsets": torch.tensor([0, 1]),
+}
 
 
-def _batch(table: pa.Table, row: int) -> Batch:
-    def tensor(name: str, filler: int = 0) -> torch.Tensor:
-        values = table[name][row].values.to_numpy(zero_copy_only=False).astype(np.int64)
-        return torch.from_numpy(values if len(values) else np.array([filler]))
+def _place(values: dict[str, int]) -> Place:
+    done, steps = values["step"] + 1 - values["epoch_first_step"], values["epoch_num_steps"]
+    return Place(values["step"], values["part"], values["epoch"] + done / steps, done == steps)
 
-    # A micro-batch that got no window (fewer windows than micro-batches) must still run forward and backward, because
-    # every worker does: it gets one padding token without a target.
-    offsets = tensor("offsets")
-    return Batch(
-        items=tensor("items"),
-        times=tensor("times"),
-        actions=tensor("actions"),
-        targets=tensor("targets", NO_TARGET),
-        target_times=tensor("target_times"),
-        offsets=offsets if len(offsets) > 1 else torch.tensor([0, 1]),
-        micro_batch_id=MicroBatchId(*(table[c][row].as_py() for c in ("epoch", "chunk", "position"))),
-        step_targets=table["step_targets"][row].as_py(),
-    )
+
+def _tokens(lengths: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which events are inputs and which are targets, for windows of `lengths` tokens: all but the last, the first."""
+    num_events = int(lengths.sum()) + len(lengths)
+    is_input = np.ones(num_events + 1, dtype=np.bool_)
+    is_input[np.cumsum(lengths + 1, dtype=np.int64) - 1] = False
+    inputs = np.flatnonzero(is_input[:-1])
+    return inputs, inputs + 1
+
+
+def _values(table: pa.Table, name: str) -> npt.NDArray[Any]:
+    """All rows' values of a list column, one row after another."""
+    values: npt.NDArray[Any] = table[name].combine_chunks().flatten().to_numpy()
+    return values
+
+
+def _row_borders(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
+    counts = pc.list_value_length(table[name].combine_chunks()).to_numpy()
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

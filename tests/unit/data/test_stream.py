@@ -1,5 +1,6 @@
 """Plan and stream: the order is pure, each window is trained once an epoch, and workers and restarts change nothing."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,25 +8,25 @@ import pytest
 
 from genrec.config import GlobalTimeSplit
 from genrec.data.batch import Batch
-from genrec.data.micro_batches import chunk_table, rows_for_workers
+from genrec.data.micro_batches import worker_tables
 from genrec.data.plan import Plan, make_plan
 from genrec.data.stream import Place, local_tables, worker_batches
 from genrec.errors import ConfigError, DataError, RunError
 
 PARTS = 4
-OVERRIDES = ("batch.tokens_per_step=160", f"batch.micro_batches_per_step={PARTS}", "batch.steps_per_block=2")
+OVERRIDES = ("batch.tokens_per_step=48", f"batch.micro_batches_per_step={PARTS}", "batch.steps_per_block=2")
 
 
 @pytest.fixture
 def sequences() -> list[list[int]]:
     generator = np.random.default_rng(5)
-    return [generator.integers(1, 50, generator.integers(1, 30)).tolist() for _ in range(300)]
+    return [generator.integers(1, 50, generator.integers(1, 30)).tolist() for _ in range(600)]
 
 
 @pytest.fixture
 def plan(tmp_path: Path, sequences: list[list[int]], write_prepared, make_config) -> Plan:
     folder = write_prepared(tmp_path / "set", sequences, rows_per_group=16, num_files=2, num_items=50)
-    return make_plan(make_config(folder, *OVERRIDES, "batch.chunk_tokens=600"))
+    return make_plan(make_config(folder, *OVERRIDES, "batch.chunk_tokens=1000"))
 
 
 def read(plan: Plan, start: int, end: int, rank: int, workers: int) -> list[tuple[Place, Batch]]:
@@ -35,6 +36,7 @@ def read(plan: Plan, start: int, end: int, rank: int, workers: int) -> list[tupl
 
 def fingerprint(place: Place, batch: Batch) -> tuple:
     tensors = (batch.items, batch.targets, batch.times, batch.target_times, batch.actions, batch.offsets)
+    tensors += (batch.users, batch.starts)
     return (*place, batch.micro_batch_id, batch.step_targets, *(tuple(t.tolist()) for t in tensors))
 
 
@@ -90,25 +92,40 @@ def test_the_last_step_of_an_epoch_says_so(plan: Plan) -> None:
 
 def test_the_order_depends_on_seed_and_data(plan: Plan, tmp_path: Path, sequences, write_prepared, make_config) -> None:
     folder = tmp_path / "set"
-    again = make_plan(make_config(folder, *OVERRIDES, "batch.chunk_tokens=600"))
-    other_seed = make_plan(make_config(folder, *OVERRIDES, "batch.chunk_tokens=600", "seed=2"))
+    again = make_plan(make_config(folder, *OVERRIDES, "batch.chunk_tokens=1000"))
+    other_seed = make_plan(make_config(folder, *OVERRIDES, "batch.chunk_tokens=1000", "seed=2"))
     write_prepared(tmp_path / "other", sequences[::-1], rows_per_group=16, num_files=2, num_items=50)
-    other_data = make_plan(make_config(tmp_path / "other", *OVERRIDES, "batch.chunk_tokens=600"))
+    other_data = make_plan(make_config(tmp_path / "other", *OVERRIDES, "batch.chunk_tokens=1000"))
     first = [fingerprint(p, b) for p, b in read(plan, 0, 4, 0, 1)]
     assert [fingerprint(p, b) for p, b in read(again, 0, 4, 0, 1)] == first
     assert [fingerprint(p, b) for p, b in read(other_seed, 0, 4, 0, 1)] != first
     assert [fingerprint(p, b) for p, b in read(other_data, 0, 4, 0, 1)] != first
 
 
-def test_rows_for_workers_gives_each_worker_whole_runs(plan: Plan) -> None:
-    table = chunk_table(plan.spec, plan.epoch(0)[0])
-    laid_out = rows_for_workers(table, workers=2, steps_per_block=2, parts=PARTS)
-    run = 2 * PARTS // 2
-    for number, start in enumerate(range(0, laid_out.num_rows, run)):
-        parts = laid_out["part"].to_numpy()[start : start + run]
-        steps = laid_out["step"].to_numpy()[start : start + run]
-        assert set(parts % 2) == {number % 2}
-        assert list(zip(steps, parts, strict=True)) == sorted(zip(steps, parts, strict=True))
+def test_a_block_is_one_workers_share_of_a_few_steps(plan: Plan) -> None:
+    chunk = plan.epoch(0)[0]
+    end = chunk.num_steps - 1
+    tables = list(worker_tables(plan.spec, chunk, ranks=range(2), workers=2, start_step=1, end_step=end))
+    assert len(tables) == 2 * -(-(end - 1) // 2)
+    for number, table in enumerate(tables):
+        places = list(zip(table["step"].to_pylist(), table["part"].to_pylist(), strict=True))
+        assert {part % 2 for _, part in places} == {number % 2}
+        assert places == sorted(places)
+        assert {step for step, _ in places} <= {1 + number // 2 * 2, 2 + number // 2 * 2}
+
+
+def test_an_epoch_has_several_chunks_of_about_the_same_size(plan: Plan) -> None:
+    chunks = plan.epoch(0)
+    tokens = [chunk.num_tokens for chunk in chunks]
+    assert len(chunks) >= 2
+    assert max(tokens) < 1.3 * min(tokens)
+
+
+def test_a_set_that_changes_under_a_run_is_noticed(plan: Plan, tmp_path: Path, sequences, write_prepared) -> None:
+    shutil.rmtree(tmp_path / "set")
+    write_prepared(tmp_path / "set", [s[:-1] or s for s in sequences], rows_per_group=16, num_files=2, num_items=50)
+    with pytest.raises(DataError, match="has changed since the run was started; start the same command again"):
+        read(plan, 0, 4, 0, 1)
 
 
 def test_a_random_window_is_a_stretch_of_the_history(tmp_path: Path, write_prepared, make_config) -> None:
@@ -141,7 +158,8 @@ def test_fewer_windows_than_micro_batches_still_gives_every_worker_its_part(
     folder = write_prepared(tmp_path / "set", [[1, 2, 3, 4, 5]])
     plan = make_plan(make_config(folder, *OVERRIDES))
     batches = [b for _, b in read(plan, 0, plan.num_steps(1, None), 0, 1)]
-    assert len(batches) == 2 * PARTS
+    assert len(batches) == PARTS
+    assert sorted(len(b.users) for b in batches) == [0, 0, 0, 1]
     assert sum(int((b.targets >= 0).sum()) for b in batches) == 2
     assert all(b.num_tokens > 0 for b in batches)
 
@@ -151,6 +169,8 @@ def test_a_stream_out_of_order_or_cut_short_is_an_error(plan: Plan) -> None:
     limits = {"start_step": 0, "end_step": 4, "rank": 0, "workers": 1, "parts": PARTS}
     with pytest.raises(RunError, match="out of order"):
         list(worker_batches(iter([tables[0].slice(1)]), **limits))
+    with pytest.raises(RunError, match="out of order"):
+        list(worker_batches(iter(tables[1:]), **limits))
     with pytest.raises(RunError, match="ended before step 0"):
         list(worker_batches(iter([]), **limits))
 
