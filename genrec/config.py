@@ -36,10 +36,37 @@ RUN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class SequenceConfig(Section):
-    """How a user's events become a training window."""
+    """How a user's events become training windows."""
 
     max_length: int = Field(50, ge=2, le=16_384, description="input events in a window")
-    window: Literal["last", "random"] = Field("last", description="of a longer history: its last events, or a stretch")
+    window: Literal["last", "random", "sliding", "stochastic"] = Field(
+        "last",
+        description="of a longer history: its last events, a stretch, all of it in several windows, or stochastic length",
+    )
+    stride: int | None = Field(
+        None, ge=1, description="sliding: events between the ends of two windows; null is max_length"
+    )
+    alpha: float = Field(
+        1.6, gt=0, le=2, description="stochastic: longer windows than max_length^(alpha/2) are mostly cut to that"
+    )
+    mix: dict[str, float] | None = Field(
+        None, description="shares of the set's parts in an epoch, by name; null takes every window once"
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_window(self) -> "SequenceConfig":
+        if self.stride is not None and (self.window != "sliding" or self.stride > self.max_length):
+            raise ValueError(
+                f"stride ({self.stride}) is for window: sliding, and at most max_length ({self.max_length}), with "
+                f"window: {self.window}; leave it out, or use window: sliding and a stride up to {self.max_length}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shares(self) -> "SequenceConfig":
+        if self.mix is not None and (any(share < 0 for share in self.mix.values()) or not sum(self.mix.values())):
+            raise ValueError(f"mix {self.mix} must have shares of 0 or more, and one above 0; mend the odd one")
+        return self
 
 
 class BatchConfig(Section):
@@ -49,8 +76,10 @@ class BatchConfig(Section):
     micro_batches_per_step: int = Field(
         2, ge=1, le=65_536, description="parts of a step; a multiple of cluster.workers"
     )
-    chunk_tokens: int = Field(1_000_000, ge=2, description="events that are read and shuffled together")
-    steps_per_block: int = Field(16, ge=1, le=1_024, description="steps handed to a worker at a time")
+    chunk_tokens: int = Field(
+        1_000_000, ge=2, description="events that are read and shuffled together; at least those of 32 steps"
+    )
+    steps_per_block: int = Field(16, ge=1, le=1_024, description="steps handed to a worker at a time, at most")
 
     @model_validator(mode="after")
     def _tokens(self) -> "BatchConfig":
@@ -251,6 +280,7 @@ class ExperimentConfig(Section):
     data: DataConfig = Field(description="from logs to a prepared data set")
     sequence: SequenceConfig = Field(SequenceConfig(), description="how events become windows")
     batch: BatchConfig = Field(BatchConfig(), description="what a step is made of")
+    inputs: InputsConfig = Field(InputsConfig(), description="what the model sees of an event besides its item")
     model: Model = Field(description="the network")
     loss: Loss = Field(description="the training objective")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and its schedule")
