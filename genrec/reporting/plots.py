@@ -57,6 +57,16 @@ _RC = {
 
 
 @dataclass(frozen=True, slots=True)
+class Chart:
+    """One figure of a page: `value` is the number to remember, `caption` says what the axes measure."""
+
+    title: str
+    value: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One curve: `values` [num_points] at `positions` [num_points]; points that are not finite are left out."""
 
@@ -117,11 +127,9 @@ def line_chart(
 ) -> str:
     """An `<svg>` element with the curves; its accessible name is `description`, its ids start with `name`."""
     marks = marks or Marks()
-    with mpl.rc_context({**_RC, "svg.hashsalt": name}):
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-        FigureCanvasSVG(figure)
-        labelled = any(line.label for line in lines)
-        axes = figure.add_axes((0.115, 0.13, 0.715 if labelled else 0.86, 0.81))
+    labelled = any(line.label for line in lines)
+
+    def draw(axes: Any) -> None:
         buckets = [_draw(axes, line) for line in lines]
         if log_scale:
             axes.set_yscale("log")
@@ -132,11 +140,32 @@ def line_chart(
         _finish_axes(axes, value_format, log_scale, _range(buckets, marks))
         if labelled:
             _label_ends(axes, lines, buckets)
+
+    return svg_chart(name, draw, description=description, width=0.715 if labelled else 0.86)
+
+
+def svg_chart(name: str, draw: Callable[[Any], None], *, description: str, width: float = 0.86) -> str:
+    """An `<svg>` element with what `draw` puts on matplotlib axes, in the look of the page.
+
+    `width` is the axes' part of the whole; colours are those of this module (`ACCENT`, ...).
+    """
+    with mpl.rc_context({**_RC, "svg.hashsalt": name}):
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        FigureCanvasSVG(figure)
+        draw(figure.add_axes((0.115, 0.13, width, 0.81)))
         text = io.StringIO()
         with warnings.catch_warnings():  # a single point has no range; matplotlib widens it and says so
             warnings.simplefilter("ignore", UserWarning)
             figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return _themed(text.getvalue(), name, description)
+
+
+def draw_grid(axes: Any, value_format: Callable[[float], str]) -> None:
+    """Grid lines across the axes and the values beside them; no minor ticks."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: value_format(value)))
+    axes.minorticks_off()
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 def _draw(axes: Any, line: Line) -> Buckets:
@@ -187,16 +216,14 @@ def _finish_axes(
 ) -> None:
     axes.set_xlim(*position_range)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=TICK_STEPS, integer=position_range[1] > 5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: _short_count(position)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: short_count(position)))
     if not log_scale:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=TICK_STEPS, min_n_ticks=3))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: value_format(value)))
-    axes.minorticks_off()
-    axes.grid(axis="y", color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
+    draw_grid(axes, value_format)
 
 
-def _short_count(value: float) -> str:
+def short_count(value: float) -> str:
+    """A count beside an axis: `2,000`, `20k`, `1.5M`."""
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,g}"

@@ -1,28 +1,17 @@
 """Which curves a run's page shows, and the words around each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from genrec.reporting import formats
 from genrec.reporting.history import Floats, History
-from genrec.reporting.plots import ACCENT, MAX_POINTS, SECOND, THIRD, Line, Marks, line_chart
+from genrec.reporting.plots import ACCENT, MAX_POINTS, SECOND, THIRD, Chart, Line, Marks, line_chart
 
 NEAR_BEST = 0.95
 TIME_UNITS = ((3_600, "hours"), (60, "minutes"), (1, "seconds"))
 LOG_SCALE_FROM = 100.0  # a gradient norm whose peak is this many times its median is drawn on a log scale
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """One figure of the page: `value` is the number to remember, `caption` says what the axis measures."""
-
-    title: str
-    value: str
-    caption: str
-    svg: str
 
 
 def run_charts(history: History, metric: str) -> list[Chart]:

@@ -7,7 +7,8 @@ from typing import Any
 from fabricated_run import train_record, validation_record
 
 from genrec.reporting.history import History, read_history
-from genrec.reporting.run_charts import Chart, lines_per_point, run_charts
+from genrec.reporting.plots import Chart
+from genrec.reporting.run_charts import lines_per_point, run_charts
 
 
 def history_of(folder: Path, records: list[dict[str, Any]]) -> History:
