@@ -141,6 +141,12 @@ def _check_size(path: Path, num_bytes: int) -> None:
         )
 
 
+def length_histogram(lengths: npt.NDArray[np.int64]) -> dict[int, int]:
+    """How many sequences of each length bucket: upper bound (power of two) -> users."""
+    buckets, users = np.unique(np.ceil(np.log2(lengths)).astype(np.int64), return_counts=True)
+    return {int(2**bucket): int(count) for bucket, count in zip(buckets, users, strict=True)}
+
+
 def content_hash(folder: str | Path, files: Sequence[SequenceFile], split: Split) -> str:
     """SHA-256 over the sequence, item and user files and the split rule, in file order."""
     digest = hashlib.sha256(json.dumps(split.model_dump(mode="json"), sort_keys=True).encode())

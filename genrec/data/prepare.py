@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from genrec.config import DataConfig
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.prepare_job import PrepareJob, check_settings
-from genrec.data.prepared_folder import check_target, publish, work_folder
+from genrec.data.prepared_folder import check_target, publish, restore, work_folder
 from genrec.data.ray_session import ensure_ray
 from genrec.data.schema import MANIFEST_FILE
 from genrec.data.sources import open_log
@@ -34,6 +34,7 @@ def ensure_prepared(config: DataConfig, progress: Progress | None = None) -> Man
 
     Raises DataError when it was prepared with other settings. Ray is imported only when there is something to prepare.
     """
+    restore(Path(config.prepared).absolute())
     if not (Path(config.prepared) / MANIFEST_FILE).exists():
         return prepare(config, progress=progress)
     manifest = load_manifest(config.prepared)

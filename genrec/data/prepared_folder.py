@@ -15,6 +15,7 @@ from genrec.data.schema import ITEMS_FILE, MANIFEST_FILE, REJECTED_DIR, SEQUENCE
 from genrec.errors import DataError
 
 _OURS = {ITEMS_FILE, USERS_FILE, SEQUENCES_DIR, REJECTED_DIR, MANIFEST_FILE}
+_REPLACED = "replaced"  # in the work folder: the set that was there before
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -39,7 +40,7 @@ def work_folder(target: Path) -> Iterator[Path]:
 
     Raises DataError when it cannot be written, or another process is preparing the same set.
     """
-    work = target.parent / f".{target.name}.preparing"
+    work = _work_path(target)
     try:
         handle = _lock(work, target)
     except OSError as error:
@@ -54,8 +55,22 @@ def work_folder(target: Path) -> Iterator[Path]:
 def publish(work: Path, finished: Path, target: Path) -> None:
     """Moves the `finished` folder, inside `work`, to `target`; what was there goes away with `work`."""
     if target.exists():
-        target.rename(work / "replaced")
+        target.rename(work / _REPLACED)
     finished.rename(target)
+
+
+def restore(target: Path) -> None:
+    """Puts back the set that a process had moved aside when it was killed inside `publish`.
+
+    Raises DataError when another process is inside it now.
+    """
+    if not target.exists() and (_work_path(target) / _REPLACED / MANIFEST_FILE).exists():
+        with work_folder(target):
+            pass
+
+
+def _work_path(target: Path) -> Path:
+    return target.parent / f".{target.name}.preparing"
 
 
 def _lock(work: Path, target: Path) -> int:
@@ -68,6 +83,8 @@ def _lock(work: Path, target: Path) -> int:
     except BlockingIOError as error:
         os.close(handle)
         raise DataError(f"Another process is preparing {target}; wait until it is done, or end it.") from error
+    if not target.exists() and (work / _REPLACED / MANIFEST_FILE).exists():
+        (work / _REPLACED).rename(target)  # it was killed between the two renames of `publish`
     for leftover in work.iterdir():
         if leftover.is_dir():
             shutil.rmtree(leftover)

@@ -4,14 +4,49 @@ A file is used whole or not at all: one that turns out damaged half-way through 
 were read from it before, too.
 """
 
+from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from genrec.data.log_files import FileError, LogFile
+from genrec.data.log_parts import LogPart
 from genrec.data.manifest import RejectedFile
 from genrec.data.scatter import ScatterResult, ScatterTask, scatter
 from genrec.errors import DataError
+
+
+class PartTask(Protocol):
+    """A task that reads one part of a log and writes its bad rows to `rejected_path`."""
+
+    @property
+    def part(self) -> LogPart:
+        """What is read."""
+
+    @property
+    def rejected_path(self) -> Path:
+        """The file of the part's bad rows, when it has any."""
+
+
+class PartCounts(Protocol):
+    """What one part held: rows, bad rows by reason, and an example of each reason."""
+
+    @property
+    def num_rows(self) -> int:
+        """Events, bad rows and filtered rows."""
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Bad rows by reason."""
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """The first bad row of each reason as text."""
+
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True)
@@ -42,14 +77,12 @@ def scatter_or_reject(task: ScatterTask) -> ScatterResult | FileError:
         return error
 
 
-def settle(
-    tasks: Sequence[ScatterTask], outcomes: Iterable[ScatterResult | FileError], quarantine: Quarantine
-) -> list[ScatterResult]:
+def settle(tasks: Sequence[PartTask], outcomes: Iterable[ResultT | FileError], quarantine: Quarantine) -> list[ResultT]:
     """The results that count: those of files of which every part could be read. What the others wrote is deleted.
 
     Raises what `Quarantine.add` raises, as soon as the outcome of the file too many is there.
     """
-    results: list[tuple[ScatterTask, ScatterResult]] = []
+    results: list[tuple[PartTask, ResultT]] = []
     with ExitStack() as stack:
         if isinstance(outcomes, Generator):
             stack.callback(outcomes.close)  # ends the tasks that still run when a file is one too many
@@ -66,3 +99,22 @@ def settle(
         else:
             good.append(result)
     return good
+
+
+def check_rejected_rows(results: Sequence[PartCounts], max_fraction: float) -> dict[str, int]:
+    """Bad rows by reason; raises DataError with a table of them when they are more than `max_fraction` of the rows."""
+    num_rows = sum(result.num_rows for result in results)
+    rejected: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for result in results:
+        rejected.update(result.rejected)
+        examples = result.examples | examples
+    num_bad = rejected.total()
+    if num_bad > max_fraction * num_rows:
+        lines = [f"  {count:>12,}  {reason:<24}{examples[reason]}" for reason, count in rejected.most_common()]
+        raise DataError(
+            f"{num_bad:,} of {num_rows:,} rows are bad, more than data.max_rejected_fraction = {max_fraction}; mend "
+            "the log (integer times count data.source.columns.time_unit), or raise it to keep the rows that are good:\n"
+            + "\n".join(lines)
+        )
+    return dict(rejected)

@@ -1,4 +1,4 @@
-"""Reading the sequence files of a prepared set: the one way from (file, row group) to rows.
+"""The rows of sequence files: the one way from (file, row group) to rows, and from sequences to a row group.
 
 Every reader of sequences comes through here, so that what counts as a row of the set is decided once: a row whose user
 was written anew by `genrec prepare --append` is *superseded*. Its number in the file stands in a list beside the file
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from genrec.data.schema import SEQUENCES_SCHEMA
 from genrec.errors import DataError
 
 
@@ -39,6 +40,40 @@ def read_row_group(folder: str | Path, path: str, group: int, columns: Sequence[
     counts = np.ones(len(table), dtype=np.bool_)
     counts[superseded[begin:end] - first] = False
     return table.filter(pa.array(counts))
+
+
+def locate_rows(folder: str | Path, path: str, columns: Sequence[str]) -> pa.Table:
+    """Columns of all rows of `FOLDER/path` that count, and their place: `group`, and `row` in the file.
+
+    Raises DataError when the file is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(Path(folder) / path) as parquet:
+            table = parquet.read(columns=list(columns))
+            rows_per_group = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{Path(folder) / path} cannot be read: {error}; run `genrec prepare CONFIG --overwrite`."
+        ) from error
+    counts = np.ones(len(table), dtype=np.bool_)
+    counts[load_superseded(folder, path)] = False
+    table = table.append_column("group", pa.array(np.repeat(np.arange(len(rows_per_group)), rows_per_group)))
+    return table.append_column("row", pa.array(np.arange(len(table)))).filter(pa.array(counts))
+
+
+def write_row_group(
+    writer: pq.ParquetWriter,
+    users: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    items: npt.NDArray[np.int32],
+    times: npt.NDArray[np.int64],
+    actions: npt.NDArray[np.uint8],
+) -> None:
+    """Adds the sequences of `users` [num_users] as one row group; the events [num_events] stand user after user."""
+    borders = pa.array(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]).astype(np.int32))
+    events = [pa.ListArray.from_arrays(borders, pa.array(values)) for values in (items, times, actions)]
+    columns = [pa.array(users), pa.array(lengths.astype(np.int32)), *events]
+    writer.write_table(pa.Table.from_arrays(columns, schema=SEQUENCES_SCHEMA))
 
 
 def superseded_path(folder: str | Path, path: str) -> Path:

@@ -72,8 +72,7 @@ def open_log(
     CSV log are put aside instead.
     """
     if isinstance(source, ParquetSource | CsvSource):
-        suffixes = (".parquet",) if isinstance(source, ParquetSource) else _CSV_SUFFIXES
-        files = tuple(file for file in find_files(source.path, suffixes) if file.name not in known)
+        files = tuple(file for file in list_files(source) if file.name not in known)
         info = _read_item_info(source.items_path)
         quarantine = Quarantine(max_rejected_files)
         if isinstance(source, ParquetSource):
@@ -87,6 +86,11 @@ def open_log(
         part, titles = open_release(source, progress)
         return Log((part,), frozenset(part.columns), text_ids=True, item_info=titles)
     return _open_synthetic(source, folder, progress)
+
+
+def list_files(source: ParquetSource | CsvSource) -> tuple[LogFile, ...]:
+    """The files of a log in their order; raises DataError when there is none."""
+    return find_files(source.path, (".parquet",) if isinstance(source, ParquetSource) else _CSV_SUFFIXES)
 
 
 def _mapped(columns: ColumnsConfig) -> dict[str, str]:
