@@ -14,11 +14,11 @@ import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress, TextColumn
 
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
-from genrec.errors import GenrecError, full_disk
+from genrec.errors import ConfigError, GenrecError, full_disk
 from genrec.run_dir import RunDir, open_run, run_dir_of
 
 STARTED_AT_S = time.time()
@@ -50,23 +50,35 @@ def prepare(
     file: ConfigPath,
     overrides: Overrides = None,
     overwrite: Annotated[bool, typer.Option(help="replace an existing prepared set")] = False,
+    append: Annotated[bool, typer.Option(help="add the files that are new in the log's folder")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn logs into a prepared data set."""
+    from genrec.data.append import append as append_data
     from genrec.data.prepare import ensure_prepared
     from genrec.data.prepare import prepare as prepare_data
 
+    if append and overwrite:
+        raise ConfigError("--append adds to the prepared set, --overwrite makes it again; give one of them.")
     data = load_config(file, overrides).data
+    news = ""
+    say = None if as_json else _say
     with _phases() as progress:
-        manifest = (
-            prepare_data(data, overwrite=True, progress=progress) if overwrite else ensure_prepared(data, progress)
-        )
+        if append:
+            appended = append_data(data, progress)
+            manifest = appended.manifest
+            news = f"{appended.num_files:,} new files, {appended.num_events:,} new events; "
+        elif overwrite:
+            manifest = prepare_data(data, overwrite=True, progress=progress, say=say)
+        else:
+            manifest = ensure_prepared(data, progress, say)
     if as_json:
         print(manifest.model_dump_json(exclude={"files", "config"}))
         return
     console.print(
-        f"{data.prepared}: {manifest.num_users:,} users, {manifest.num_items:,} items, {manifest.num_events:,} events "
-        f"({manifest.num_train_events:,} to train on), {sum(manifest.rejected.values()):,} rows rejected",
+        f"{news}{data.prepared}: {manifest.num_users:,} users, {manifest.num_items:,} items, "
+        f"{manifest.num_events:,} events ({manifest.num_train_events:,} to train on), "
+        f"{sum(manifest.rejected.values()):,} rows rejected",
         highlight=False,
     )
     for bad in manifest.rejected_files:
@@ -90,7 +102,7 @@ def train(
         _fit(experiment, run_dir_of(experiment), launcher)
         return
     with _phases() as progress:
-        ensure_prepared(experiment.data, progress)
+        ensure_prepared(experiment.data, progress, _say)
     read_fitting_manifest(experiment)
     run = open_run_directory(experiment, fresh=fresh, say=_say)
     _log_to(run.log_path)
@@ -101,11 +113,21 @@ def train(
 
 
 @contextmanager
-def _phases() -> Iterator[Callable[[str, float], None]]:
-    """Shows the phases of preparing data: what is being done, and how much of it."""
-    with Progress(console=console, transient=True) as view:
-        task = view.add_task("prepare", total=1.0, visible=False)
-        yield lambda phase, done: view.update(task, description=f"prepare: {phase}", completed=done, visible=True)
+def _phases() -> Iterator[Callable[[str, float, float], None]]:
+    """Shows the phases of preparing data: what is being done, how much of it, how quickly, and for how long still."""
+    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, console=console, transient=True) as view:
+        task = view.add_task("prepare", total=1.0, visible=False, rate="")
+
+        def update(phase: str, done: float, total: float) -> None:
+            text = f"prepare: {phase}"
+            if view.tasks[task].description != text:
+                view.reset(task, description=text, visible=True)
+            elapsed = view.tasks[task].elapsed
+            rate = f"{done / elapsed:,.0f} events/s" if total > 1 and done and elapsed else ""
+            view.update(task, completed=done, total=max(total, 1.0), rate=rate)
+
+        yield update
 
 
 def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str) -> None:

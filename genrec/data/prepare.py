@@ -3,6 +3,8 @@
 What happens in between is in `prepare_job.py`.
 """
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,14 @@ from pydantic import ValidationError
 
 from genrec.config import DataConfig
 from genrec.data.manifest import Manifest, load_manifest
-from genrec.data.prepare_job import PrepareJob, check_settings
-from genrec.data.prepared_folder import check_target, publish, restore, work_folder
-from genrec.data.ray_session import ensure_ray
+from genrec.data.prepare_job import PrepareJob, Progress, check_settings
+from genrec.data.prepared_folder import check_target, keep_only, publish, restore, work_folder
 from genrec.data.schema import MANIFEST_FILE
-from genrec.data.sources import open_log
+from genrec.data.sources import Log, open_log
 from genrec.errors import DataError
 
-Progress = Callable[[str, float], None]
-"""Called with a phase (open, read, filter, write, finish) and the fraction of it that is done."""
+Say = Callable[[str], None]
+"""Called with a sentence for the user."""
 
 _IRRELEVANT = (
     "prepared",
@@ -29,14 +30,14 @@ _IRRELEVANT = (
 )  # settings that change no byte of the set
 
 
-def ensure_prepared(config: DataConfig, progress: Progress | None = None) -> Manifest:
+def ensure_prepared(config: DataConfig, progress: Progress | None = None, say: Say | None = None) -> Manifest:
     """The manifest of `config.prepared`, which is prepared first when it is not there yet.
 
     Raises DataError when it was prepared with other settings. Ray is imported only when there is something to prepare.
     """
     restore(Path(config.prepared).absolute())
     if not (Path(config.prepared) / MANIFEST_FILE).exists():
-        return prepare(config, progress=progress)
+        return prepare(config, progress=progress, say=say)
     manifest = load_manifest(config.prepared)
     differences = config_differences(manifest, config)
     if differences:
@@ -61,31 +62,49 @@ def config_differences(manifest: Manifest, config: DataConfig) -> list[str]:
     ]
 
 
-def prepare(config: DataConfig, *, overwrite: bool = False, progress: Progress | None = None) -> Manifest:
+def prepare(
+    config: DataConfig, *, overwrite: bool = False, progress: Progress | None = None, say: Say | None = None
+) -> Manifest:
     """Prepares `config.prepared` from its source, and returns the manifest.
 
-    Raises DataError when the set exists (unless `overwrite`), when the log is missing, damaged or empty, when more than
-    `max_rejected_fraction` of its rows are bad, or when the filters leave nothing. A set that existed then stays.
+    Goes on where an earlier process with the same config and log was killed. Raises DataError when the set exists
+    (unless `overwrite`), when the log is missing, damaged or empty, when more than `max_rejected_fraction` of its rows
+    are bad, or when the filters leave nothing. A set that existed then stays.
     """
-    report = progress or (lambda phase, fraction: None)
+    report = progress or (lambda phase, done, total: None)
     target = Path(config.prepared).absolute()  # tasks may run in another folder
     check_target(target, overwrite=overwrite)
     with work_folder(target) as work:
+        source = work / f"source-{_fingerprint(config.source.model_dump_json())}"
+        keep_only(work, source.name, "job-*")
         log = open_log(
             config.source,
-            work / "source",
-            lambda fraction: report("open", fraction),
+            source,
+            lambda fraction: report("open", fraction, 1.0),
             max_rejected_files=config.max_rejected_files,
         )
         check_settings(config, log)
-        report("open", 1.0)
-        ensure_ray()
-        job = PrepareJob(config, log, work, report)
+        report("open", 1.0, 1.0)
+        folder = work / f"job-{_fingerprint(config.model_dump_json(), *_describe(log))}"
+        keep_only(work, source.name, folder.name)
+        job = PrepareJob(config, log, folder, report)
+        if job.num_done and say is not None:
+            say(f"resumed: {job.num_done} of {job.num_tasks} tasks were done")
         manifest = job.run()
         check_target(target, overwrite=overwrite)
         publish(work, job.finished, target)
-    report("finish", 1.0)
+    report("finish", 1.0, 1.0)
     return manifest
+
+
+def _describe(log: Log) -> list[str]:
+    """What must be the same for work on a log to go on: its parts, and when their files were written."""
+    changed = {part.file.path: os.stat(part.file.path).st_mtime_ns for part in log.parts if part.file.root is None}
+    return [*map(repr, log.parts), *map(repr, changed.items())]
+
+
+def _fingerprint(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """The phases of `genrec prepare`.
 
-    open_log         any source -> parts: names, headers and footers, nothing else is read        (sources.py)
-    scatter          a task a part: rows are checked, bad ones put aside, events sorted into shards by their user
-    keep_core        tasks a shard, repeated: k-core filters; then item indices by falling count
-    write_sequences  a task a shard: stable sort by user and time, sequences to Parquet, counts of what training sees
-    manifest         last; then the folder gets its name in one rename                            (prepared_folder.py)
+    open_log           any source -> parts: names, headers and footers, nothing else is read        (sources.py)
+    scatter            a task a part: rows are checked, bad ones put aside, events sorted into shards by their user
+    build_vocabulary   the items of all parts, each once, and where each part's items stand among them
+    keep_core          k-core filters, tasks a shard, repeated; then item indices by falling count
+    write_sequences    a task a shard: stable sort by user and time, sequences to Parquet, counts of what training sees
+    manifest           last; then the folder gets its name in one rename                            (prepared_folder.py)
 
-The tasks run on Ray Data. Between them events live in files beside the prepared folder, not in memory, and a task holds
-one block of a part or one shard. On a cluster the prepared folder must be on a file system that all nodes see.
+The tasks run on Ray Data. Between them events live in files beside the prepared folder (runs.py), not in memory, and a
+task holds one run or one shard. Results of tasks are files, too (saved_tasks.py): a preparation that was killed goes on
+where it was. On a cluster the prepared folder must be on a file system that all nodes see.
 """
 
 from collections import Counter
@@ -22,22 +24,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec.config import DataConfig, GlobalTimeSplit
-from genrec.data.filters import CountTask, Kept, count_shard, keep_core, save_ids
+from genrec.data.filters import CountTask, Kept, count_shard, keep_core
 from genrec.data.manifest import (
     Manifest,
     RejectedFile,
+    SequenceFile,
     SourceFile,
     content_hash,
-    describe_sequence_file,
     save_manifest,
 )
-from genrec.data.quarantine import Quarantine, scatter_or_reject, settle
-from genrec.data.ray_session import map_tasks
-from genrec.data.scatter import Piece, ScatterResult, ScatterTask
+from genrec.data.quarantine import Quarantine, check_rejected_rows, scatter_or_reject, settle
+from genrec.data.runs import Piece
+from genrec.data.saved_tasks import map_saved, num_saved
+from genrec.data.scatter import ScatterTask
 from genrec.data.schema import ITEMS_FILE, REJECTED_DIR, SEQUENCES_DIR, USERS_FILE, users_schema
-from genrec.data.sequences import SequenceResult, SequenceTask, write_sequences
+from genrec.data.sequences import SequenceResult, SequenceTask, load_shard_users, write_sequences
 from genrec.data.sources import Log
-from genrec.data.vocabulary import items_table, name_actions, order_items
+from genrec.data.vocabulary import Vocabulary, build_vocabulary, items_table, name_actions, numbered_items, order_items
 from genrec.errors import DataError
 
 SHARD_EVENTS = 2_000_000
@@ -45,11 +48,18 @@ SHARD_EVENTS = 2_000_000
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
+Progress = Callable[[str, float, float], None]
+"""Called with a phase (open, read, filter, write, finish), and how many of how many events are through it.
+
+Where events are not counted, it is a fraction of 1.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
     """The log after its first pass: the pieces of every shard that has any, and how to read their ids."""
 
+    runs: tuple[str, ...]
     pieces: tuple[tuple[Piece, ...], ...]
     integer_users: bool
     integer_items: bool
@@ -60,36 +70,66 @@ class _Shards:
     num_small_values: int
     has_subseconds: bool
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Events of each shard, before the filters."""
+        return tuple(sum(piece.num_events for piece in pieces) for pieces in self.pieces)
+
 
 class PrepareJob:
     """One preparation: the phases of the module's docstring, in order. `finished` is the folder that it fills."""
 
-    def __init__(self, config: DataConfig, log: Log, work: Path, report: Callable[[str, float], None]) -> None:
+    def __init__(self, config: DataConfig, log: Log, work: Path, report: Progress) -> None:
         self.config = config
         self.log = log
         self.work = work
         self.report = report
+        self.num_shards = config.num_shards or max(1, round(log.num_rows / SHARD_EVENTS))
         self.finished = work / "set"
-        (self.finished / SEQUENCES_DIR).mkdir(parents=True)
-        (work / "events").mkdir()
+        for folder in (self.finished / SEQUENCES_DIR, work / "events", work / "users"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks that read the log and write sequences; the filters have more."""
+        return len(self.log.parts) + self.num_shards
+
+    @property
+    def num_done(self) -> int:
+        """How many of `num_tasks` an earlier, killed preparation has done."""
+        return num_saved(self.work / "read") + num_saved(self.work / "write")
 
     def run(self) -> Manifest:
         """The manifest, after everything is written to `finished`."""
         shards = self._scatter()
-        kept = self._filter(shards)
-        return self._write(shards, kept)
+        vocabulary = build_vocabulary(shards.runs, integer_items=shards.integer_items)
+        kept = self._filter(shards, vocabulary)
+        return self._write(shards, vocabulary, kept)
 
-    def _map(self, function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], phase: str) -> Iterator[ResultT]:
-        return map_tasks(function, tasks, lambda done: self.report(phase, done / len(tasks)))
+    def _map(
+        self,
+        function: Callable[[TaskT], ResultT],
+        tasks: Sequence[TaskT],
+        sizes: Sequence[int],
+        phase: str,
+        number: int | None = None,
+    ) -> Iterator[ResultT]:
+        """Results in the order of the tasks, whose `sizes` in events are the progress; `number` is of a repeated phase."""
+        folder = self.work / (phase if number is None else f"{phase}-{number:03d}")
+        done = 0
+        self.report(phase, 0, sum(sizes))
+        for size, result in zip(sizes, map_saved(function, tasks, folder), strict=True):
+            done += size
+            self.report(phase, done, sum(sizes))
+            yield result
 
     def _scatter(self) -> _Shards:
         config, log = self.config, self.log
-        num_shards = config.num_shards or max(1, round(log.num_rows / SHARD_EVENTS))
         tasks = [
             ScatterTask(
                 index=index,
                 part=part,
-                num_shards=num_shards,
+                num_shards=self.num_shards,
                 time_unit=log.time_unit,
                 min_value=config.min_value,
                 events_dir=self.work / "events",
@@ -99,8 +139,11 @@ class PrepareJob:
             for index, part in enumerate(log.parts)
         ]
         quarantine = Quarantine(config.max_rejected_files, {file.path: file for file in log.rejected_files})
-        results = settle(tasks, self._map(scatter_or_reject, tasks, "read"), quarantine) if tasks else []
-        rejected = _check_rejected(results, config.max_rejected_fraction)
+        outcomes = self._map(scatter_or_reject, tasks, [part.num_rows for part in log.parts], "read")
+        results = settle(tasks, outcomes, quarantine)
+        if not sum(result.num_rows for result in results):
+            raise DataError("The log is empty: its files hold no rows; check data.source.path.")
+        rejected = check_rejected_rows(results, config.max_rejected_fraction)
         pieces: dict[int, list[Piece]] = {}
         for result in results:
             for piece in result.pieces:
@@ -110,6 +153,7 @@ class PrepareJob:
             dropped = f" ({small} rows have a value below data.min_value = {config.min_value})" if small else ""
             raise DataError(f"No event of the log can be used{dropped}; check data.source and data.min_value.")
         return _Shards(
+            runs=tuple(run for result in results for run in result.runs),
             pieces=tuple(tuple(pieces[shard]) for shard in sorted(pieces)),
             integer_users=log.text_ids and all(result.integer_users for result in results),
             integer_items=log.text_ids and all(result.integer_items for result in results),
@@ -121,13 +165,17 @@ class PrepareJob:
             has_subseconds=any(result.has_subseconds for result in results),
         )
 
-    def _filter(self, shards: _Shards) -> Kept:
+    def _filter(self, shards: _Shards, vocabulary: Vocabulary) -> Kept:
         tasks = [
-            CountTask(pieces, shards.integer_users, shards.integer_items, self.config.min_user_events)
+            CountTask(pieces, shards.integer_users, len(vocabulary), self.config.min_user_events)
             for pieces in shards.pieces
         ]
         kept = keep_core(
-            tasks, self.config.min_item_events, self.work, lambda tasks: self._map(count_shard, tasks, "filter")
+            tasks,
+            vocabulary.counts,
+            self.config.min_item_events,
+            self.work,
+            lambda tasks, number: self._map(count_shard, tasks, shards.sizes, "filter", number),
         )
         if not kept.num_events:
             raise DataError(
@@ -136,42 +184,47 @@ class PrepareJob:
             )
         return kept
 
-    def _write(self, shards: _Shards, kept: Kept) -> Manifest:
-        items = order_items(kept.items)
-        save_ids(self.work / "items.arrow", items["item"])
+    def _write(self, shards: _Shards, vocabulary: Vocabulary, kept: Kept) -> Manifest:
+        order = order_items(vocabulary.items, kept.counts)
+        items = numbered_items(vocabulary, order, kept.counts)
+        indices = np.zeros(len(vocabulary), dtype=np.int32)
+        indices[order] = np.arange(1, len(order) + 1)
+        np.save(self.work / "item-indices.npy", indices)
         first_users = np.cumsum([0, *kept.users_per_shard])
-        num_users = int(first_users[-1])
-        row_group_users = min(max(num_users // 64, 64), 4096)
+        row_group_users = min(max(int(first_users[-1]) // 64, 64), 4096)
         tasks = [
             SequenceTask(
                 pieces=pieces,
                 integer_users=shards.integer_users,
-                integer_items=shards.integer_items,
                 min_user_events=self.config.min_user_events,
-                items=self.work / "items.arrow",
+                item_indices=self.work / "item-indices.npy",
+                num_items=len(items),
                 actions=shards.actions,
                 split=self.config.split,
                 first_user=int(first_user),
                 row_group_users=row_group_users,
                 path=self.finished / SEQUENCES_DIR / f"part-{pieces[0].shard:05d}.parquet",
+                users_path=self.work / "users" / f"part-{pieces[0].shard:05d}.arrow",
             )
             for pieces, first_user in zip(shards.pieces, first_users[:-1], strict=True)
         ]
         totals = _Totals(len(items))
-        _write_users(self.finished / USERS_FILE, totals.follow(self._map(write_sequences, tasks, "write")))
+        results = self._map(write_sequences, tasks, shards.sizes, "write")
+        _write_users(self.finished / USERS_FILE, totals.follow(results))
         pq.write_table(items_table(items, totals.train_counts, self.log.item_info), self.finished / ITEMS_FILE)
-        self.report("finish", 0.0)
         if not totals.train_counts.any():
             raise DataError(
                 "The split leaves no event for training; move data.split.validation_from to a later second."
             )
-        names = sorted(path.name for path in (self.finished / SEQUENCES_DIR).iterdir())
-        files = tuple(describe_sequence_file(self.finished, name) for name in names)
+        return self._finish(shards, kept, totals)
+
+    def _finish(self, shards: _Shards, kept: Kept, totals: "_Totals") -> Manifest:
+        self.report("finish", 0.0, 1.0)
         best_known = dict(self.log.best_known)
         small = {"min_value": shards.num_small_values} if shards.num_small_values else {}
         manifest = Manifest(
-            num_users=num_users,
-            num_items=len(items),
+            num_users=sum(kept.users_per_shard),
+            num_items=len(totals.train_counts),
             num_events=kept.num_events,
             num_train_events=int(totals.train_counts.sum()),
             has_times="time" in self.log.columns,
@@ -179,7 +232,7 @@ class PrepareJob:
             actions=shards.actions,
             length_histogram=dict(sorted(totals.lengths.items())),
             split=self.config.split,
-            files=files,
+            files=tuple(totals.files),
             num_rows=shards.num_rows,
             rejected=shards.rejected,
             rejected_files=shards.rejected_files,
@@ -189,7 +242,7 @@ class PrepareJob:
             config=self.config.model_dump(mode="json"),
             # It is known for the whole log's last events; a filter or another split asks another question.
             best_known={} if small | kept.dropped or isinstance(self.config.split, GlobalTimeSplit) else best_known,
-            content_hash=content_hash(self.finished, files, self.config.split),
+            content_hash=content_hash(self.finished, totals.files, self.config.split),
         )
         save_manifest(self.finished, manifest)
         return manifest
@@ -201,6 +254,7 @@ class _Totals:
     def __init__(self, num_items: int) -> None:
         self.train_counts: npt.NDArray[np.int64] = np.zeros(num_items, dtype=np.int64)
         self.lengths: Counter[int] = Counter()
+        self.files: list[SequenceFile] = []
         self.first_time = np.iinfo(np.int64).max
         self.last_time = np.iinfo(np.int64).min
 
@@ -212,7 +266,8 @@ class _Totals:
                 self.lengths.update(result.lengths)
                 self.first_time = min(self.first_time, result.first_time)
                 self.last_time = max(self.last_time, result.last_time)
-                yield result.users
+                self.files.append(result.file)
+                yield load_shard_users(result.users_path)
 
 
 def _write_users(path: Path, shards: Iterator[pa.Array]) -> None:
@@ -235,24 +290,3 @@ def check_settings(config: DataConfig, log: Log) -> None:
         )
     if isinstance(config.split, GlobalTimeSplit) and "time" not in log.columns:
         raise DataError("data.split global-time needs event times, and the log has none; use leave-one-out.")
-
-
-def _check_rejected(results: Sequence[ScatterResult], max_fraction: float) -> dict[str, int]:
-    """Bad rows by reason; raises DataError with a table of them when they are more than `max_fraction` of the log."""
-    num_rows = sum(result.num_rows for result in results)
-    if not num_rows:
-        raise DataError("The log is empty: its files hold no rows; check data.source.path.")
-    rejected: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for result in results:
-        rejected.update(result.rejected)
-        examples = result.examples | examples
-    num_bad = rejected.total()
-    if num_bad > max_fraction * num_rows:
-        lines = [f"  {count:>12,}  {reason:<24}{examples[reason]}" for reason, count in rejected.most_common()]
-        raise DataError(
-            f"{num_bad:,} of {num_rows:,} rows are bad, more than data.max_rejected_fraction = {max_fraction}; mend "
-            "the log (integer times count data.source.columns.time_unit), or raise it to keep the rows that are good:\n"
-            + "\n".join(lines)
-        )
-    return dict(rejected)

@@ -1,7 +1,8 @@
 """The folder of a prepared data set as a whole: it appears at once, or not at all.
 
 Everything is written to `.NAME.preparing` beside the target and moved in one rename. Only one process at a time holds
-that folder (a lock that dies with the process), and what a killed one left there is deleted by the next.
+that folder (a lock that dies with the process). What a killed one left there is used by the next one that does the same
+work, and deleted by any other.
 """
 
 import fcntl
@@ -36,8 +37,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def work_folder(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, locked against other processes and deleted at the end, whatever happens.
+    """A folder beside `target`, locked against other processes and deleted at the end.
 
+    It stays when the work was interrupted, so that it can go on; after a DataError it would fail again, and is deleted.
     Raises DataError when it cannot be written, or another process is preparing the same set.
     """
     work = _work_path(target)
@@ -47,9 +49,24 @@ def work_folder(target: Path) -> Iterator[Path]:
         raise DataError(f"{target} cannot be written ({error}); set data.prepared to another folder.") from error
     try:
         yield work
-    finally:
+    except DataError:
         shutil.rmtree(work, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+    finally:
         os.close(handle)
+
+
+def keep_only(work: Path, *patterns: str) -> None:
+    """Deletes what other work has left in the folder: all entries but those that fit one of the patterns."""
+    for leftover in work.iterdir():
+        if any(leftover.match(pattern) for pattern in patterns):
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def publish(work: Path, finished: Path, target: Path) -> None:
@@ -85,9 +102,4 @@ def _lock(work: Path, target: Path) -> int:
         raise DataError(f"Another process is preparing {target}; wait until it is done, or end it.") from error
     if not target.exists() and (work / _REPLACED / MANIFEST_FILE).exists():
         (work / _REPLACED).rename(target)  # it was killed between the two renames of `publish`
-    for leftover in work.iterdir():
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
     return handle

@@ -6,49 +6,57 @@ events of a user are in the order of time, and of the log where times are equal.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genrec.config import GlobalTimeSplit, LeaveOneOutSplit
-from genrec.data.filters import load_ids
-from genrec.data.scatter import Piece, load_shard
+from genrec.data.filters import count_numbers
+from genrec.data.manifest import SequenceFile, describe_sequence_file, length_histogram
+from genrec.data.runs import Piece, load_shard
 from genrec.data.schema import SEQUENCES_SCHEMA
 from genrec.data.split import history_ends
-from genrec.data.stable_hash import hash_ids
 from genrec.data.timestamps import MICROSECONDS
 
 ROW_GROUP_EVENTS = 1_000_000
 
+Integers = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
 class SequenceTask:
-    """One shard, the items by index (an Arrow file), and the file to write."""
+    """One shard, the item indices by position in the vocabulary (a .npy file, 0 is dropped), and the file to write.
+
+    `row_group_users` is the most users of a row group; `users_path` receives the original ids in the order of the rows.
+    """
 
     pieces: tuple[Piece, ...]
     integer_users: bool
-    integer_items: bool
     min_user_events: int
-    items: Path
+    item_indices: Path
+    num_items: int
     actions: tuple[str, ...]
     split: LeaveOneOutSplit | GlobalTimeSplit
     first_user: int
     row_group_users: int
     path: Path
+    users_path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceResult:
-    """What one shard holds. `users` are original ids in the order of the rows.
+    """What one shard holds; its user ids are in `users_path`.
 
     `train_items` and `train_counts` say how often each item index occurs in what training may see; `lengths` maps the
     upper bound of a length bucket (power of two) to its users.
     """
 
-    users: pa.Array
+    file: SequenceFile
+    users_path: Path
+    num_users: int
     num_events: int
     first_time: int
     last_time: int
@@ -59,53 +67,66 @@ class SequenceResult:
 
 def write_sequences(task: SequenceTask) -> SequenceResult | None:
     """Writes one shard's sequences; None, and no file, when none of its users stays."""
-    events = load_shard(
-        task.pieces,
-        ["user", "item", "time", "action"],
-        integer_users=task.integer_users,
-        integer_items=task.integer_items,
-    )
-    index_of = pc.index_in(events.item_ids, value_set=load_ids(task.items)).fill_null(-1).to_numpy() + 1
-    items = index_of[events.items]
+    events = load_shard(task.pieces, ["time", "action"], integer_users=task.integer_users, actions=task.actions)
+    items = np.load(task.item_indices, mmap_mode="r")[events.items]
     stays = items > 0
     per_user = np.bincount(events.users[stays], minlength=len(events.user_ids))
-    kept = np.flatnonzero((per_user >= task.min_user_events) & (per_user > 0))
-    if not len(kept):
+    user_stays = (per_user >= task.min_user_events) & (per_user > 0)
+    stays &= user_stays[events.users]
+    kept_users = np.flatnonzero(user_stays)
+    if not len(kept_users):
         return None
-    kept = kept[_hash_order(events.user_ids.take(pa.array(kept)))]
-    row_of_user = np.full(len(events.user_ids), -1, dtype=np.int64)
-    row_of_user[kept] = np.arange(len(kept))
-    stays &= row_of_user[events.users] >= 0
-
-    chosen = np.flatnonzero(stays)
-    rows = row_of_user[events.users[chosen]]
-    moments = events.times[chosen] if events.times is not None else None
-    order = np.argsort(rows, kind="stable") if moments is None else np.lexsort((moments, rows))  # both are stable
-    chosen = chosen[order]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(per_user[kept])])
-    times = (
-        moments[order] // MICROSECONDS
-        if moments is not None
-        else np.arange(len(chosen)) - np.repeat(offsets[:-1], np.diff(offsets))
+    users, times, actions = events.users, events.times, events.actions
+    if not stays.all():
+        users, items = users[stays], items[stays]
+        times, actions = (column if column is None else column[stays] for column in (times, actions))
+        users = (np.cumsum(user_stays) - 1)[users]
+    order = time_order(users, times)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(per_user[kept_users])])
+    items = items[order]
+    seconds = (
+        times[order] // MICROSECONDS
+        if times is not None
+        else np.arange(len(items)) - np.repeat(offsets[:-1], np.diff(offsets))
     )
-    actions = np.zeros(len(chosen), dtype=np.uint8)
-    if events.actions is not None:
-        codes = pc.index_in(events.actions, value_set=pa.array(task.actions, pa.string())).fill_null(-1)
-        actions = (codes.to_numpy()[chosen] + 1).astype(np.uint8)
-
-    _write(task, offsets, items[chosen].astype(np.int32), times, actions)
-    ends, _ = history_ends(task.split, "train", times, offsets)
-    in_training = np.arange(len(chosen)) < np.repeat(offsets[:-1] + ends, np.diff(offsets))
-    train_items, train_counts = np.unique(items[chosen][in_training], return_counts=True)
+    actions = actions[order] if actions is not None else np.zeros(len(items), dtype=np.uint8)
+    _write(task, offsets, items, seconds, actions)
+    _write_users(task.users_path, events.user_ids.take(pa.array(kept_users)))
+    ends, _ = history_ends(task.split, "train", seconds, offsets)
+    in_training = np.arange(len(items)) < np.repeat(offsets[:-1] + ends, np.diff(offsets))
+    train_items, train_counts = count_numbers(items[in_training], task.num_items + 1)
     return SequenceResult(
-        users=events.user_ids.take(pa.array(kept)),
-        num_events=len(chosen),
-        first_time=int(times.min()),
-        last_time=int(times.max()),
-        lengths=_length_histogram(np.diff(offsets)),
-        train_items=train_items.astype(np.int64),
-        train_counts=train_counts.astype(np.int64),
+        file=describe_sequence_file(task.path.parents[1], task.path.name),
+        users_path=task.users_path,
+        num_users=len(kept_users),
+        num_events=len(items),
+        first_time=int(seconds.min()),
+        last_time=int(seconds.max()),
+        lengths=length_histogram(np.diff(offsets)),
+        train_items=train_items,
+        train_counts=train_counts,
     )
+
+
+def time_order(rows: npt.NDArray[np.integer[Any]], times: Integers | None) -> Integers:
+    """Positions of events by row, then by time where there are times; equal ones keep their order."""
+    by_row = _stable_order(rows)
+    if times is None:
+        return by_row
+    ordered, moments = rows[by_row], times[by_row]
+    if not ((moments[1:] < moments[:-1]) & (ordered[1:] == ordered[:-1])).any():
+        return by_row  # the log was in the order of time already, as most are
+    by_time = _stable_order(times - times.min())
+    return by_time[_stable_order(rows[by_time])]
+
+
+def _stable_order(numbers: npt.NDArray[np.integer[Any]]) -> Integers:
+    """Positions of numbers >= 0 by rising number: a radix sort, as numpy has it for 16 bits."""
+    order = np.arange(len(numbers))
+    for shift in range(0, int(numbers.max()).bit_length(), 16):
+        digits = ((numbers >> shift) & 0xFFFF).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order
 
 
 def row_group_ends(lengths: npt.NDArray[np.int64], max_users: int) -> list[int]:
@@ -120,13 +141,14 @@ def row_group_ends(lengths: npt.NDArray[np.int64], max_users: int) -> list[int]:
     return ends
 
 
-def _hash_order(ids: pa.Array) -> npt.NDArray[np.int64]:
-    """Positions of `ids` by rising hash; equal hashes by rising id."""
-    table = pa.table({"hash": pa.array(hash_ids(ids)), "id": ids})
-    order: npt.NDArray[np.int64] = (
-        pc.sort_indices(table, sort_keys=[("hash", "ascending"), ("id", "ascending")]).to_numpy().astype(np.int64)
-    )
-    return order
+def _write_users(path: Path, user_ids: pa.Array) -> None:
+    with pa.ipc.new_file(str(path), pa.schema([("user", user_ids.type)])) as writer:
+        writer.write_batch(pa.record_batch([user_ids], ["user"]))
+
+
+def load_shard_users(path: Path) -> pa.Array:
+    """The original ids of a shard's users in the order of its rows."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)["user"]
 
 
 def _write(
@@ -152,8 +174,3 @@ def _write(
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=SEQUENCES_SCHEMA))
             start = end
-
-
-def _length_histogram(lengths: npt.NDArray[np.int64]) -> dict[int, int]:
-    buckets, users = np.unique(np.ceil(np.log2(lengths)).astype(np.int64), return_counts=True)
-    return {int(2**bucket): int(count) for bucket, count in zip(buckets, users, strict=True)}

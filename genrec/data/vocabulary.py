@@ -1,22 +1,93 @@
-"""Item indices and action codes: which number stands for which original id."""
+"""Item indices and action codes: which number stands for which original id.
+
+The vocabulary is held once, where the job runs, and by no task: a run says which items it has, each once, and the job
+writes beside it where these stand in the vocabulary. Tasks read such positions of the items they meet, nothing else.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genrec.data.runs import load_items, save_indices
 from genrec.data.schema import items_schema
+from genrec.data.stable_hash import Hashes, Integers, unify
 from genrec.errors import DataError
 
 MAX_ACTIONS = 255  # an action is one byte, and 0 means none
+_MERGE_ROWS = 4_000_000  # items of runs that wait until they are added up
+_CAST_ROWS = 1_000_000
 
 
-def order_items(items: pa.Table) -> pa.Table:
-    """Items (item, count) in the order of their indices 1, 2, ...: by falling count, then by rising id."""
-    return items.sort_by([("count", "descending"), ("item", "ascending")])
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Every item of the log by rising hash, equal hashes by rising id, with the number of its events."""
+
+    hashes: Hashes
+    items: pa.Array
+    counts: Integers
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def find(self, hashes: Hashes, items: pa.Array) -> Integers:
+        """Positions of items, all of which are in the vocabulary."""
+        positions: Integers = np.searchsorted(self.hashes, hashes)
+        shared = np.flatnonzero(self.hashes[1:] == self.hashes[:-1])
+        if len(shared):  # of a hash that two items share, the id decides; there is hardly ever one
+            shared = np.union1d(shared, shared + 1)
+            places = pc.index_in(items, value_set=self.items.take(pa.array(shared)))
+            named = places.is_valid().to_numpy(zero_copy_only=False)
+            positions[named] = shared[places.drop_null().to_numpy()]
+        return positions
+
+
+def build_vocabulary(runs: Iterable[str], *, integer_items: bool) -> Vocabulary:
+    """Adds up the items of all runs and writes beside each run where its items stand.
+
+    Holds the vocabulary about three times for a moment, and the items of a few runs.
+    """
+    files = tuple(runs)
+    merged: Vocabulary | None = None
+    waiting: list[Vocabulary] = []
+    for file in files:
+        waiting.append(_read_items(file, integer_items))
+        if sum(len(part) for part in waiting) > max(_MERGE_ROWS, len(merged) if merged else 0):
+            merged = _add_up([*([merged] if merged else []), *waiting])
+            waiting = []
+    vocabulary = _add_up([*([merged] if merged else []), *waiting])
+    for file in files:
+        part = _read_items(file, integer_items)
+        save_indices(file, vocabulary.find(part.hashes, part.items))
+    return vocabulary
+
+
+def _read_items(file: str, integer_items: bool) -> Vocabulary:
+    table = load_items(file)
+    items = table["item"].chunk(0)
+    # Tens of millions of ids have more text than the offsets of a plain string array can count.
+    items = items.cast(pa.int64() if integer_items or pa.types.is_integer(items.type) else pa.large_string())
+    return Vocabulary(table["hash"].to_numpy(), items, table["count"].to_numpy())
+
+
+def _add_up(parts: list[Vocabulary]) -> Vocabulary:
+    hashes = np.concatenate([part.hashes for part in parts])
+    items = pa.concat_arrays([part.items for part in parts])
+    first, codes = unify(hashes, items)
+    counts = np.bincount(codes, weights=np.concatenate([part.counts for part in parts]), minlength=len(first))
+    return Vocabulary(hashes[first], items.take(pa.array(first)), counts.astype(np.int64))
+
+
+def order_items(items: pa.Array, counts: Integers) -> Integers:
+    """Positions of the items that occur in the order of their indices: by falling count, then by rising id."""
+    present = np.flatnonzero(counts)
+    by_id = present[pc.array_sort_indices(items.take(pa.array(present))).to_numpy()]
+    order: Integers = by_id[np.argsort(-counts[by_id], kind="stable")]
+    return order
 
 
 def name_actions(counts: Iterable[Mapping[str, int]]) -> tuple[str, ...]:
@@ -33,7 +104,7 @@ def name_actions(counts: Iterable[Mapping[str, int]]) -> tuple[str, ...]:
 
 
 def items_table(items: pa.Table, train_counts: npt.NDArray[np.int64], info: pa.Table | None) -> pa.Table:
-    """The content of `items.parquet`; `train_counts` [num_items] follow the order of `items`.
+    """The content of `items.parquet`; `items` (item, count) and `train_counts` [num_items] are in index order.
 
     Raises DataError when `info` names an item more than once.
     """
@@ -57,3 +128,12 @@ def items_table(items: pa.Table, train_counts: npt.NDArray[np.int64], info: pa.T
             if name in info.column_names:
                 columns[name] = info[name].take(rows)
     return pa.table(columns, schema=items_schema(items["item"].type))
+
+
+def numbered_items(vocabulary: Vocabulary, order: Integers, counts: Integers) -> pa.Table:
+    """Item and count in the order of their indices."""
+    items = vocabulary.items.take(pa.array(order))
+    if pa.types.is_large_string(items.type):
+        blocks = [items.slice(first, _CAST_ROWS).cast(pa.string()) for first in range(0, len(items), _CAST_ROWS)]
+        items = pa.chunked_array(blocks, pa.string())
+    return pa.table({"item": items, "count": counts[order]})

@@ -219,7 +219,7 @@ def test_synthetic_log_brings_its_best_known_metrics(tmp_path: Path, monkeypatch
     values = {"source": {"name": "synthetic", "num_events": 100_000}, "prepared": str(tmp_path / "prepared")}
     opened: list[float] = []
     manifest = prepare(
-        DataConfig.model_validate(values), progress=lambda phase, f: opened.append(f) if phase == "open" else None
+        DataConfig.model_validate(values), progress=lambda phase, f, _: opened.append(f) if phase == "open" else None
     )
     assert manifest.best_known == {"hr@10": 0.41} and opened == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert (manifest.num_users, manifest.num_items, manifest.num_events) == (10, 7, 100)
@@ -230,9 +230,10 @@ def test_synthetic_log_brings_its_best_known_metrics(tmp_path: Path, monkeypatch
 def test_prepares_once_and_only_for_the_same_settings(tmp_path: Path) -> None:
     log = write_parquet(tmp_path / "log", random_log(seed=1, num_events=300))
     first_config = config(tmp_path, log, num_shards=2)
-    phases: list[tuple[str, float]] = []
-    first = ensure_prepared(first_config, lambda phase, fraction: phases.append((phase, fraction)))
-    assert [phase for phase, fraction in phases if fraction == 1.0] == ["open", "read", "filter", "write", "finish"]
+    phases: list[tuple[str, float, float]] = []
+    first = ensure_prepared(first_config, lambda *progress: phases.append(progress))
+    whole = [(phase, total) for phase, done, total in phases if done == total]
+    assert whole == [("open", 1.0), ("read", 300), ("write", 300), ("finish", 1.0)]
     changed_at = (tmp_path / "prepared/manifest.json").stat().st_mtime_ns
     assert ensure_prepared(first_config.model_copy(update={"max_rejected_fraction": 0.5})) == first
     with pytest.raises(DataError, match=r"--overwrite"):

@@ -8,17 +8,20 @@ import pytest
 
 from genrec.config import ParquetSource
 from genrec.data import sources
-from genrec.data.scatter import ScatterResult, ScatterTask, load_shard, scatter
+from genrec.data.runs import load_shard
+from genrec.data.scatter import ScatterResult, ScatterTask, scatter
 from genrec.data.sources import open_log
 from genrec.data.stable_hash import hash_ids
+from genrec.data.vocabulary import build_vocabulary
 
 
 def scatter_all(
     tmp_path: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch, num_shards: int
 ) -> list[ScatterResult]:
-    """Three blocks of two rows a part, parts of six rows."""
+    """Three blocks of two rows a part, parts of six rows; a run of four rows, then one of two."""
     monkeypatch.setattr(sources, "PART_ROWS", 6)
     monkeypatch.setattr("genrec.data.log_parts.PARQUET_BLOCK_ROWS", 2)
+    monkeypatch.setattr("genrec.data.scatter.RUN_EVENTS", 4)
     pq.write_table(table, tmp_path / "log.parquet", row_group_size=3)
     log = open_log(ParquetSource(name="parquet", path=str(tmp_path / "log.parquet")), tmp_path)
     assert len(log.parts) == -(-len(table) // 6)
@@ -37,13 +40,17 @@ def test_shards_keep_the_order_of_the_log(tmp_path: Path, monkeypatch: pytest.Mo
     assert sum(result.num_rows for result in results) == 40
     shard_of = dict(zip(users, hash_ids(pa.array(users)) % num_shards, strict=True))
     assert len(set(shard_of.values())) == num_shards
+    vocabulary = build_vocabulary([run for result in results for run in result.runs], integer_items=False)
     for shard in range(num_shards):
         pieces = [piece for result in results for piece in result.pieces if piece.shard == shard]
-        events = load_shard(pieces, ["user", "item", "time"], integer_users=False, integer_items=False)
+        events = load_shard(pieces, ["time"], integer_users=False)
+        assert events.times is not None and events.actions is None
         found = [
-            (events.user_ids[user].as_py(), events.item_ids[item].as_py(), int(time) // 1_000_000)
+            (events.user_ids[user].as_py(), vocabulary.items[item].as_py(), int(time) // 1_000_000)
             for user, item, time in zip(events.users, events.items, events.times, strict=True)
         ]
+        ids = events.user_ids.to_pylist()
+        assert ids == sorted(set(ids), key=lambda user: hash_ids(pa.array([user]))[0])
         assert found == [(user, n, n % 4) for n, user in enumerate(users) if shard_of[user] == shard]
         assert sum(piece.num_events for piece in pieces) == len(found)
 
