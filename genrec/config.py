@@ -19,6 +19,7 @@ from genrec.config_data import CsvSource as CsvSource
 from genrec.config_data import DataConfig as DataConfig
 from genrec.config_data import GlobalTimeSplit as GlobalTimeSplit
 from genrec.config_data import LeaveOneOutSplit as LeaveOneOutSplit
+from genrec.config_data import MixtureSource as MixtureSource
 from genrec.config_data import MovieLensSource as MovieLensSource
 from genrec.config_data import ParquetSource as ParquetSource
 from genrec.config_data import RecBoleSource as RecBoleSource
@@ -48,6 +49,9 @@ class SequenceConfig(Section):
     )
     alpha: float = Field(
         1.6, gt=0, le=2, description="stochastic: longer windows than max_length^(alpha/2) are mostly cut to that"
+    )
+    target_actions: tuple[str, ...] | None = Field(
+        None, min_length=1, description="actions that are predicted, in training and evaluation; null is every action"
     )
     mix: dict[str, float] | None = Field(
         None, description="shares of the set's parts in an epoch, by name; null takes every window once"

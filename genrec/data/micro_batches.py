@@ -5,7 +5,7 @@ windows, one after another. A window of n tokens is stored as its n + 1 events; 
 before it is put down nowhere, stream.py knows it. Nothing here needs torch, so a map task starts fast.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,8 @@ class PackedChunk:
     starts: IntArray
     borders: IntArray
     """[num_micro_batches + 1] borders of the micro-batches, in windows."""
+    step_targets: IntArray
+    """[num_steps] events that are predicted in each step; at least 1, so that a loss can be divided by it."""
 
     def rows(self, positions: IntArray) -> pa.Table:
         """The micro-batches at `positions` of the chunk, a row each."""
@@ -67,8 +69,6 @@ class PackedChunk:
         window_borders = _borders(np.diff(self.borders)[positions])
         lengths = np.diff(self.event_borders)[windows]
         event_borders = _borders(lengths)[window_borders]
-        tokens = np.diff(self.event_borders[self.borders]) - np.diff(self.borders)  # of every micro-batch
-        step_targets = tokens.reshape(-1, self.parts).sum(axis=1)
         count = len(positions)
         columns: dict[str, Any] = {
             "step": chunk.first_step + positions // self.parts,
@@ -78,7 +78,7 @@ class PackedChunk:
             "position": positions,
             "epoch_first_step": np.full(count, chunk.epoch_first_step),
             "epoch_num_steps": np.full(count, chunk.epoch_num_steps),
-            "step_targets": step_targets[positions // self.parts],
+            "step_targets": self.step_targets[positions // self.parts],
             "items": _lists(self.items[events], event_borders),
             "times": _lists(self.times[events], event_borders),
             "actions": _lists(self.actions[events], event_borders),
@@ -93,26 +93,51 @@ class PackedChunk:
         return pa.Table.from_arrays(arrays, schema=MICRO_BATCH_SCHEMA)
 
 
+class RowGroupReader:
+    """Reads row groups for chunks, and keeps the last ones: chunks of a small set hold the same ones every epoch."""
+
+    COLUMNS = ("user", "length", "items", "times", "actions")
+    KEPT_BYTES = 64 * 2**20
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._kept: dict[tuple[str, int], pa.Table] = {}
+        self._kept_bytes = 0
+
+    def read(self, path: str, group: int) -> pa.Table:
+        """A row group's users, with `COLUMNS`."""
+        kept = self._kept.pop((path, group), None)
+        table = read_row_group(self._folder, path, group, self.COLUMNS) if kept is None else kept
+        self._kept[path, group] = table  # the newest stands last
+        self._kept_bytes += table.nbytes if kept is None else 0
+        while self._kept_bytes > self.KEPT_BYTES:
+            oldest = self._kept.pop(next(iter(self._kept)))
+            self._kept_bytes -= oldest.nbytes
+        return table
+
+
 def worker_tables(
-    spec: PlanSpec, chunk: Chunk, *, ranks: Sequence[int], workers: int, start_step: int, end_step: int
+    spec: PlanSpec, chunks: Iterable[Chunk], *, ranks: Sequence[int], workers: int, start_step: int, end_step: int
 ) -> Iterator[pa.Table]:
-    """The chunk's micro-batches of steps `[start_step, end_step)`, a table for `steps_per_block` steps of a worker.
+    """The chunks' micro-batches of steps `[start_step, end_step)`, a table for `steps_per_block` steps of a worker.
 
     Tables come block after block of steps, within one for each worker of `ranks` in turn. Worker `w` of `workers` has
     parts `p` with `p % workers == w`; its rows are in order of step and part.
     """
-    packed = pack_chunk(spec, chunk)
     parts, block = spec.rule.micro_batches_per_step, spec.rule.steps_per_block
-    first, end = max(start_step - chunk.first_step, 0), min(end_step - chunk.first_step, chunk.num_steps)
-    for step in range(first, end, block):
-        steps = np.arange(step, min(step + block, end))
-        for rank in ranks:
-            yield packed.rows((steps[:, None] * parts + np.arange(rank, parts, workers)).ravel())
+    reader = RowGroupReader(spec.folder)
+    for chunk in chunks:
+        packed = pack_chunk(spec, chunk, reader)
+        first, end = max(start_step - chunk.first_step, 0), min(end_step - chunk.first_step, chunk.num_steps)
+        for step in range(first, end, block):
+            steps = np.arange(step, min(step + block, end))
+            for rank in ranks:
+                yield packed.rows((steps[:, None] * parts + np.arange(rank, parts, workers)).ravel())
 
 
-def pack_chunk(spec: PlanSpec, chunk: Chunk) -> PackedChunk:
+def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedChunk:
     """Reads a chunk and packs its windows; raises DataError when the set is not the one that was planned for."""
-    lists, offsets, users, uniform = _read_chunk(spec, chunk)
+    lists, offsets, users, uniform = _read_chunk(spec, chunk, reader)
     ends, _ = history_ends(spec.split, "train", lists["times"], offsets)
     generator = spec.generator(chunk.epoch, chunk.index)
     windows = cut_windows(spec.window, tokens_of(ends), uniform, generator)
@@ -126,26 +151,41 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk) -> PackedChunk:
     events, event_borders = choose_events(windows, generator)
     counts = np.diff(event_borders)
     firsts = events[event_borders[:-1]]
+    events += np.repeat(offsets[:-1][windows.rows], counts)
+    parts = spec.rule.micro_batches_per_step
     return PackedChunk(
         chunk=chunk,
-        parts=spec.rule.micro_batches_per_step,
+        parts=parts,
         items=lists["items"],
         times=lists["times"],
         actions=lists["actions"],
-        events=events + np.repeat(offsets[:-1][windows.rows], counts),
+        events=events,
         event_borders=event_borders,
         users=users[windows.rows],
         starts=firsts,
         borders=borders,
+        step_targets=_count_targets(spec, lists["actions"][events], event_borders, borders[::parts]),
     )
 
 
+def _count_targets(
+    spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray, step_borders: IntArray
+) -> IntArray:
+    """Events that are predicted in each step: those that are not the first of their window and have a wanted action."""
+    if spec.target_actions is None:
+        counts = np.diff(event_borders[step_borders]) - np.diff(step_borders)
+    else:
+        wanted = np.isin(actions, np.array(spec.target_actions, dtype=np.uint8))
+        wanted[event_borders[:-1]] = False
+        counts = np.diff(_borders(wanted.astype(np.int64))[event_borders[step_borders]])
+    return np.maximum(counts, 1)
+
+
 def _read_chunk(
-    spec: PlanSpec, chunk: Chunk
+    spec: PlanSpec, chunk: Chunk, reader: RowGroupReader
 ) -> tuple[dict[str, npt.NDArray[Any]], IntArray, IntArray, npt.NDArray[np.float64] | None]:
     """Items, times and actions of the chunk's users, one after another; the users' borders, indices and draws."""
-    columns = ["user", "length", "items", "times", "actions"]
-    tables = [read_row_group(spec.folder, path, group, columns) for path, group, _ in chunk.row_groups]
+    tables = [reader.read(path, group) for path, group, _ in chunk.row_groups]
     draws = [
         spec.uniform(table["user"].to_numpy(), visit.epoch)
         for table, visit in zip(tables, chunk.row_groups, strict=True)

@@ -22,6 +22,7 @@ from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.packing import IntArray, PackingRule, num_steps
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
+from genrec.data.target_actions import target_codes
 from genrec.data.windows import WindowRule, uniform_by_user, window_lengths
 from genrec.errors import ConfigError, DataError
 
@@ -66,6 +67,8 @@ class PlanSpec:
     seed: int
     window: WindowRule
     rule: PackingRule
+    target_actions: tuple[int, ...] | None = None
+    """Codes of the actions that are predicted; None is all."""
 
     def generator(self, *salt: int) -> np.random.Generator:
         """A generator that depends on the data set, the seed and `salt` alone."""
@@ -263,6 +266,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
             alpha=sequence.alpha,
         ),
         rule=rule,
+        target_actions=target_codes(sequence.target_actions, manifest),
     )
     groups = tuple(_read_users(spec, manifest))
     if not any(group.tokens.any() for group in groups):

@@ -41,13 +41,11 @@ def local_tables(plan: Plan, *, start_step: int, end_step: int, rank: int, worke
 
     def produce() -> None:
         try:
-            for chunk in plan.chunks(start_step=start_step, end_step=end_step):
-                tables = worker_tables(
-                    plan.spec, chunk, ranks=[rank], workers=workers, start_step=start_step, end_step=end_step
-                )
-                for table in tables:
-                    if not _put(pending, table, stopped):
-                        return
+            chunks = plan.chunks(start_step=start_step, end_step=end_step)
+            span = {"start_step": start_step, "end_step": end_step}
+            for table in worker_tables(plan.spec, chunks, ranks=[rank], workers=workers, **span):
+                if not _put(pending, table, stopped):
+                    return
             _put(pending, None, stopped)
         except BaseException as error:
             _put(pending, error, stopped)
@@ -76,12 +74,22 @@ def _put(target: "queue.Queue[Any]", item: Any, stopped: threading.Event) -> boo
 
 
 def worker_batches(
-    tables: Iterator[pa.Table], *, start_step: int, end_step: int, rank: int, workers: int, parts: int
+    tables: Iterator[pa.Table],
+    *,
+    start_step: int,
+    end_step: int,
+    rank: int,
+    workers: int,
+    parts: int,
+    target_actions: tuple[int, ...] | None = None,
 ) -> Iterator[tuple[Place, Batch]]:
-    """The worker's micro-batches of steps `[start_step, end_step)`; raises RunError when one is out of order."""
+    """The worker's micro-batches of steps `[start_step, end_step)`; raises RunError when one is out of order.
+
+    `target_actions` are the codes of the actions that are predicted (None: all), as the plan has them.
+    """
     step, part = start_step, rank
     for table in tables:
-        for place, batch in batches_of(table):
+        for place, batch in batches_of(table, target_actions):
             if place.step < start_step:
                 continue  # trained before the restart
             if place.step >= end_step:
@@ -101,22 +109,25 @@ def worker_batches(
         )
 
 
-def batches_of(table: pa.Table) -> Iterator[tuple[Place, Batch]]:
-    """The `Batch` of every row, and its place in the run.
+def batches_of(table: pa.Table, target_actions: tuple[int, ...] | None = None) -> Iterator[tuple[Place, Batch]]:
+    """The `Batch` of every row, and its place in the run; only events with one of `target_actions` are targets.
 
     Columns are converted once for all rows; a row's tensors are views of them.
     """
     scalars = {name: table[name].to_pylist() for name in _SCALARS}
     lengths = _values(table, "lengths")
     inputs, targets = _tokens(lengths)
-    items, times = _values(table, "items"), _values(table, "times")
+    items, times, actions = (_values(table, name) for name in ("items", "times", "actions"))
     tokens = {
         "items": items[inputs].astype(np.int64),
         "times": times[inputs],
-        "actions": _values(table, "actions")[inputs].astype(np.int64),
+        "actions": actions[inputs].astype(np.int64),
         "targets": items[targets].astype(np.int64),
         "target_times": times[targets],
     }
+    if target_actions is not None:
+        wanted = np.isin(actions[targets], np.array(target_actions, dtype=np.uint8))
+        tokens["targets"] = np.where(wanted, tokens["targets"], NO_TARGET)
     windows = {name: torch.from_numpy(_values(table, name).astype(np.int64)) for name in ("users", "starts")}
     of_tokens = {name: torch.from_numpy(values) for name, values in tokens.items()}
     window_borders = _row_borders(table, "lengths")

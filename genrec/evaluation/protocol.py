@@ -20,6 +20,7 @@ def protocol_card(
 
     `best_step` is the step whose weights are evaluated (None: the newest), `max_users` the sample that was asked for.
     """
+    actions = config.sequence.target_actions
     return {
         "role": role,
         "split": _split(manifest),
@@ -29,6 +30,7 @@ def protocol_card(
         "window_events": config.sequence.max_length,
         "inputs": ", ".join(("items", *config.inputs.names)),
         "uses_query_time": model_uses_query_time,
+        "targets": "events of every action" if actions is None else f"only events with action {', '.join(actions)}",
         "candidates": f"the whole catalogue, {manifest.num_items} items, none sampled",
         "filter_seen": config.evaluation.filter_seen,
         "repeated_targets": "kept: a target that the user has seen before stays in the ranking",

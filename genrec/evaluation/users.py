@@ -25,6 +25,7 @@ from genrec.data.manifest import Manifest
 from genrec.data.schema import Role
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
+from genrec.data.target_actions import target_codes
 
 IntArray = npt.NDArray[np.int64]
 
@@ -170,6 +171,7 @@ def _role_users(
 ) -> Iterator[Histories]:
     """Evaluated users of this share, row group by row group: each is its history, then the target as last event."""
     rank, world_size = share
+    codes = target_codes(config.sequence.target_actions, manifest)
     num_rows = sum(group.rows for file in manifest.files for group in file.row_groups)
     begin, end = num_rows * rank // world_size, num_rows * (rank + 1) // world_size
     row = 0
@@ -182,6 +184,9 @@ def _role_users(
                 continue
             histories = read_histories(config.data.prepared, file.path, index)
             ends, evaluated = history_ends(manifest.split, role, histories.times, histories.offsets)
+            if codes is not None:
+                rows = np.flatnonzero(evaluated)
+                evaluated[rows] = np.isin(histories.actions[histories.offsets[rows] + ends[rows]], codes)
             chosen = _sample(np.flatnonzero(evaluated), histories.users, quota)
             chosen = chosen[(chosen + first >= begin) & (chosen + first < end)]
             ends = ends[chosen]
