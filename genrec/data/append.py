@@ -144,7 +144,6 @@ class AppendJob:
         self.target = target
         self.report = report
         self.finished = work / "append"
-        shutil.rmtree(self.finished, ignore_errors=True)  # what a killed one left
         (self.finished / SEQUENCES_DIR).mkdir(parents=True)
         (self.finished / REJECTED_DIR).mkdir()
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from genrec.data.append_merge import Events, IntArray, stable_order
 from genrec.data.log_files import FileError
 from genrec.data.log_parts import LogPart, read_part
-from genrec.data.quarantine import Quarantine, settle
+from genrec.data.quarantine import BadPart, Quarantine, settle
 from genrec.data.rejected import RejectedWriter
 from genrec.data.schema import ITEMS_FILE, USERS_FILE
 from genrec.data.stable_hash import hash_ids
@@ -161,7 +161,7 @@ def _action_codes(log: pa.Table, known: tuple[str, ...]) -> tuple[npt.NDArray[np
     return codes.astype(np.uint8), new
 
 
-def _read_or_reject(task: ReadTask) -> PartEvents | FileError:
+def _read_or_reject(task: ReadTask) -> PartEvents | BadPart:
     tables = []
     num_read = num_small = 0
     try:
@@ -177,7 +177,7 @@ def _read_or_reject(task: ReadTask) -> PartEvents | FileError:
                     num_small += len(checked.events) - len(events)
                 tables.append(events.drop_columns(["value"]) if "value" in events.column_names else events)
     except FileError as error:
-        return error
+        return BadPart(error)
     events = pa.concat_tables(tables) if tables else None
     num_rows = num_read + rejected.num_lines
     return PartEvents(events, num_rows, num_small, dict(rejected.counts), rejected.examples)

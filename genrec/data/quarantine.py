@@ -69,15 +69,22 @@ class Quarantine:
             )
 
 
-def scatter_or_reject(task: ScatterTask) -> ScatterResult | FileError:
+@dataclass(frozen=True, slots=True)
+class BadPart:
+    """What a task returns for a part that cannot be read: the error of its file, which the job judges."""
+
+    error: FileError
+
+
+def scatter_or_reject(task: ScatterTask) -> ScatterResult | BadPart:
     """What one part held, or why its file cannot be used."""
     try:
         return scatter(task)
     except FileError as error:
-        return error
+        return BadPart(error)
 
 
-def settle(tasks: Sequence[PartTask], outcomes: Iterable[ResultT | FileError], quarantine: Quarantine) -> list[ResultT]:
+def settle(tasks: Sequence[PartTask], outcomes: Iterable[ResultT | BadPart], quarantine: Quarantine) -> list[ResultT]:
     """The results that count: those of files of which every part could be read. What the others wrote is deleted.
 
     Raises what `Quarantine.add` raises, as soon as the outcome of the file too many is there.
@@ -87,8 +94,8 @@ def settle(tasks: Sequence[PartTask], outcomes: Iterable[ResultT | FileError], q
         if isinstance(outcomes, Generator):
             stack.callback(outcomes.close)  # ends the tasks that still run when a file is one too many
         for task, outcome in zip(tasks, outcomes, strict=True):
-            if isinstance(outcome, FileError):
-                quarantine.add(task.part.file, outcome)
+            if isinstance(outcome, BadPart):
+                quarantine.add(task.part.file, outcome.error)
                 task.rejected_path.unlink(missing_ok=True)
             else:
                 results.append((task, outcome))

@@ -77,8 +77,9 @@ def _from_text(column: pa.Array, unit: str) -> tuple[pa.Array, npt.NDArray[np.bo
     decimal = pc.if_else(pc.and_not(numbers, integers), pc.utf8_trim_whitespace(column), pass_through)
     from_whole, far_whole = _from_integers(pc.utf8_ltrim(whole, "+").cast(pa.int64()), unit)
     from_decimal, far_decimal = _from_floats(pc.utf8_ltrim(decimal, "+").cast(pa.float64()), unit)
-    from_moment = _from_iso(pc.if_else(pc.invert(numbers), column, pass_through))
-    return pc.coalesce(from_whole, from_decimal, from_moment), far_whole | far_decimal
+    moments = _from_iso(pc.if_else(pc.invert(numbers), column, pass_through))
+    from_moment, far_moment = _from_integers(moments, "us")  # the year 0, and the last hours of 9999 west of UTC
+    return pc.coalesce(from_whole, from_decimal, from_moment), far_whole | far_decimal | far_moment
 
 
 def _from_iso(column: pa.Array) -> pa.Array:
