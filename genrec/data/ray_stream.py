@@ -1,6 +1,6 @@
 """Ray Data's side of the data stream: chunks of the plan in, one worker's blocks of micro-batches out.
 
-    plan -> chunks -> worker_tables (a task a chunk) -> one row for each block of steps of a worker
+    plan -> runs of chunks -> worker_tables (a task a run) -> one row for each block of steps of a worker
          -> streaming_split -> stream.worker_batches -> the training loop
 
 A row holds one worker's micro-batches of up to `steps_per_block` steps as one table, in Arrow's stream format. Ray
@@ -10,7 +10,7 @@ of a chunk may be a smaller row than the others.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -28,15 +28,34 @@ def ray_dataset(plan: Plan, *, start_step: int, end_step: int, workers: int) -> 
     """A lazy Ray Data set of the remaining micro-batches, laid out for `streaming_split(workers, equal=True)`."""
     import ray.data
 
-    chunks = [{"chunk": json.dumps(asdict(c))} for c in plan.chunks(start_step=start_step, end_step=end_step)]
+    groups = [
+        {"chunks": json.dumps([asdict(chunk) for chunk in group])}
+        for group in _grouped(plan.chunks(start_step=start_step, end_step=end_step), plan.chunk_tokens)
+    ]
     # With batches of one row, Ray Data cuts the blocks in the map task itself.
     dataset = (
-        ray.data.from_items(chunks, override_num_blocks=len(chunks))
+        ray.data.from_items(groups, override_num_blocks=len(groups))
         .map_batches(_ChunkTask(plan.spec, workers, start_step, end_step), batch_size=1, batch_format="numpy")
         .repartition(target_num_rows_per_block=1, strict=True)
     )
     dataset.context.custom_execution_callback_classes = [_pace()]
     return dataset
+
+
+def _grouped(chunks: Iterable[Chunk], tokens: int) -> Iterator[list[Chunk]]:
+    """Runs of chunks for one task each: one chunk of about `tokens`, or several epochs of a set that is smaller.
+
+    The first run is one chunk, so that training starts soon.
+    """
+    run: list[Chunk] = []
+    first = True
+    for chunk in chunks:
+        run.append(chunk)
+        if first or sum(one.num_tokens for one in run) + chunk.num_tokens > tokens:
+            yield run
+            run, first = [], False
+    if run:
+        yield run
 
 
 SCHEDULING_PAUSE_S = 0.05
@@ -58,7 +77,7 @@ def _pace() -> type[Any]:
 
 
 class _ChunkTask:
-    """The map task: one chunk in, its blocks of micro-batches out."""
+    """The map task: a run of chunks in, their blocks of micro-batches out."""
 
     def __init__(self, spec: PlanSpec, workers: int, start_step: int, end_step: int) -> None:
         self.spec = spec
@@ -68,18 +87,13 @@ class _ChunkTask:
         self.__name__ = "micro_batches"
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        for text in batch["chunk"]:
-            values = json.loads(text)
-            groups = tuple(GroupVisit(*visit) for visit in values.pop("row_groups"))
-            tables = worker_tables(
-                self.spec,
-                Chunk(**values, row_groups=groups),
-                ranks=range(self.workers),
-                workers=self.workers,
-                start_step=self.start_step,
-                end_step=self.end_step,
-            )
-            for table in tables:
+        for text in batch["chunks"]:
+            chunks = [
+                Chunk(**{**values, "row_groups": tuple(GroupVisit(*visit) for visit in values["row_groups"])})
+                for values in json.loads(text)
+            ]
+            span = {"start_step": self.start_step, "end_step": self.end_step}
+            for table in worker_tables(self.spec, chunks, ranks=range(self.workers), workers=self.workers, **span):
                 yield pa.table({"micro_batches": _to_row(table)})
 
 

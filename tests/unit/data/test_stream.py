@@ -105,7 +105,7 @@ def test_the_order_depends_on_seed_and_data(plan: Plan, tmp_path: Path, sequence
 def test_a_block_is_one_workers_share_of_a_few_steps(plan: Plan) -> None:
     chunk = plan.epoch(0)[0]
     end = chunk.num_steps - 1
-    tables = list(worker_tables(plan.spec, chunk, ranks=range(2), workers=2, start_step=1, end_step=end))
+    tables = list(worker_tables(plan.spec, [chunk], ranks=range(2), workers=2, start_step=1, end_step=end))
     assert len(tables) == 2 * -(-(end - 1) // 2)
     for number, table in enumerate(tables):
         places = list(zip(table["step"].to_pylist(), table["part"].to_pylist(), strict=True))
