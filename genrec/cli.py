@@ -184,6 +184,29 @@ def report(runs: Annotated[list[Path], typer.Argument(help="run directories", sh
 
 
 @app.command()
+def inspect(
+    data: Annotated[Path, typer.Argument(help="prepared folder, or a config file", show_default=False)],
+    overrides: Overrides = None,
+    html: Annotated[Path | None, typer.Option(help="write one self-contained HTML page to this file")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a prepared data set, and what an epoch of training on it is."""
+    from genrec.reporting import data_console, data_report
+
+    experiment = data_report.config_of(data, overrides)
+    with nullcontext() if as_json else console.status("reading the data set"):
+        facts = data_report.inspect_data(experiment)
+    if html:
+        data_report.write_data_page(facts, html)
+    if as_json:
+        print(json.dumps(data_report.facts_json(facts)))
+        return
+    console.print(data_console.data_summary(facts), highlight=False)
+    if html:
+        console.print(f"Page: {html}", highlight=False)
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine, line by line, each with its mend."""
     from dataclasses import asdict

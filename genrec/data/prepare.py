@@ -15,6 +15,7 @@ from genrec.config import DataConfig
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.prepare_job import PrepareJob, Progress, check_settings
 from genrec.data.prepared_folder import check_target, keep_only, publish, restore, work_folder
+from genrec.data.saved_tasks import map_saved
 from genrec.data.schema import MANIFEST_FILE
 from genrec.data.sources import Log, open_log
 from genrec.errors import DataError
@@ -82,6 +83,7 @@ def prepare(
             source,
             lambda fraction: report("open", fraction, 1.0),
             max_rejected_files=config.max_rejected_files,
+            run=lambda function, tasks: map_saved(function, tasks, source / "written"),
         )
         check_settings(config, log)
         report("open", 1.0, 1.0)

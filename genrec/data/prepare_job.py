@@ -114,7 +114,7 @@ class PrepareJob:
         phase: str,
         number: int | None = None,
     ) -> Iterator[ResultT]:
-        """Results in the order of the tasks, whose `sizes` in events are the progress; `number` is of a repeated phase."""
+        """Results in the order of the tasks; their `sizes` in events are the progress, `number` tells rounds apart."""
         folder = self.work / (phase if number is None else f"{phase}-{number:03d}")
         done = 0
         self.report(phase, 0, sum(sizes))

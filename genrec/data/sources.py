@@ -3,9 +3,10 @@
 import codecs
 import csv
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,9 @@ PART_ROWS = 2_000_000  # of a Parquet file that one task reads
 _CSV_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _BYTES_PER_EVENT = {"pairs": 12, "lists": 5, "delimited": 24}
 _GZIP_RATIO = 4
+
+RunTasks = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Calls a function for every task, in any place, and hands out what it returns in the order of the tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +68,12 @@ def open_log(
     *,
     max_rejected_files: int = 0,
     known: Collection[str] = (),
+    run: RunTasks = map,
 ) -> Log:
     """The log of any source; a synthetic one is first written to `folder`, a missing MovieLens release downloaded.
 
-    Looks at names, headers and footers only. Files of a Parquet or CSV log whose names are `known` are left out.
+    Looks at names, headers and footers only; `run` may write the files of a synthetic log side by side. Files of a
+    Parquet or CSV log whose names are `known` are left out.
     Raises DataError when a file is missing, damaged or has other columns; up to `max_rejected_files` of a Parquet or
     CSV log are put aside instead.
     """
@@ -85,7 +91,7 @@ def open_log(
     if isinstance(source, MovieLensSource):
         part, titles = open_release(source, progress)
         return Log((part,), frozenset(part.columns), text_ids=True, item_info=titles)
-    return _open_synthetic(source, folder, progress)
+    return _open_synthetic(source, folder, progress, run)
 
 
 def list_files(source: ParquetSource | CsvSource) -> tuple[LogFile, ...]:
@@ -236,18 +242,20 @@ def _open_sequence_text(source: SequenceTextSource) -> Log:
     return Log((part,), frozenset(columns), text_ids=True)
 
 
-def _open_synthetic(source: SyntheticSource, folder: Path, progress: Callable[[float], None] | None) -> Log:
+def _open_synthetic(
+    source: SyntheticSource, folder: Path, progress: Callable[[float], None] | None, run: RunTasks
+) -> Log:
     from genrec.data.synthetic import write_log  # only this source needs it
 
     num_written = 0
 
-    def on_block(num_events: int) -> None:
+    def on_file(num_events: int) -> None:
         nonlocal num_written
         num_written += num_events
         if progress is not None:
             progress(min(num_written / source.num_events, 1.0))
 
-    best_known = write_log(source, folder, on_block)
+    best_known = write_log(source, folder, on_file, run)
     columns = ColumnsConfig(action="action", value="value")
     files = find_files(str(folder / "log"), (".parquet",))
     log = _open_parquet(files, columns, _read_item_info(str(folder / "items.parquet")), Quarantine(0))

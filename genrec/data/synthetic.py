@@ -7,7 +7,8 @@ What the log is drawn from is in `synthetic_world.py`, the drawing in `synthetic
 can be reached on it in `synthetic_best.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +34,38 @@ LOG_SCHEMA = pa.schema(
 )
 
 
-def write_log(source: SyntheticSource, folder: Path, progress: Callable[[int], None] | None = None) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """One file of the log of a source."""
+
+    source: SyntheticSource
+    shard: int
+    path: Path
+
+
+Run = Callable[[Callable[[ShardTask], int], Sequence[ShardTask]], Iterable[int]]
+"""Calls a function for every task, in any place, and hands out what it returns in the order of the tasks."""
+
+
+def write_log(
+    source: SyntheticSource, folder: Path, progress: Callable[[int], None] | None = None, run: Run = map
+) -> dict[str, float]:
     """Writes the log and the item table into `folder`, and returns the best known metrics of the test events.
 
-    `progress` is called with the number of events of each block that has been written. The metrics are those of
-    `synthetic_best.best_known`: `hr@10`, `ndcg@10`, ... of the last event of every user, the whole catalogue ranked.
-    Raises DataError when the folder cannot be written.
+    `progress` is called with the number of events of each file that has been written. `run` may write files side by
+    side; the bytes are the same. The metrics are those of `synthetic_best.best_known`: `hr@10`, `ndcg@10`, ... of the
+    last event of every user, the whole catalogue ranked. Raises DataError when the folder cannot be written.
     """
     world = build_world(source)
+    paths = [folder / "log" / f"part-{shard:05d}.parquet" for shard in range(num_shards(source))]
     try:
         (folder / "log").mkdir(parents=True, exist_ok=True)
-        for left_over in (folder / "log").glob("part-*.parquet"):
+        for left_over in set((folder / "log").glob("part-*.parquet")) - set(paths):
             left_over.unlink()
         pq.write_table(items_table(world), folder / "items.parquet")
-        for shard in range(num_shards(source)):
-            write_shard(source, world, shard, folder / "log" / f"part-{shard:05d}.parquet", progress)
+        for num_events in run(_run_shard, [ShardTask(source, shard, path) for shard, path in enumerate(paths)]):
+            if progress is not None:
+                progress(num_events)
     except OSError as error:
         raise DataError(
             f"The synthetic log cannot be written to {folder} ({error}); free space or choose another folder."
@@ -55,17 +73,23 @@ def write_log(source: SyntheticSource, folder: Path, progress: Callable[[int], N
     return best_known(source, world)
 
 
+def _run_shard(task: ShardTask) -> int:
+    return write_shard(task.source, build_world(task.source), task.shard, task.path)
+
+
 def num_shards(source: SyntheticSource) -> int:
     """Files of the log."""
     return -(-num_blocks(source) // BLOCKS_PER_SHARD)
 
 
-def write_shard(
-    source: SyntheticSource, world: World, shard: int, path: Path, progress: Callable[[int], None] | None = None
-) -> None:
-    """Writes file `shard` of the log to `path`; any order of shards, on any machine, gives the same files."""
+def write_shard(source: SyntheticSource, world: World, shard: int, path: Path) -> int:
+    """Writes file `shard` of the log to `path`, and returns its number of events.
+
+    Any order of shards, on any machine, gives the same files.
+    """
     sampler = UserSampler(source, world)
     blocks = range(shard * BLOCKS_PER_SHARD, min((shard + 1) * BLOCKS_PER_SHARD, num_blocks(source)))
+    num_events = 0
     # Without the stored Arrow schema, `action` is read back as plain strings.
     with pq.ParquetWriter(
         path, LOG_SCHEMA, compression="zstd", store_schema=False, use_dictionary=["user", "item", "action"]
@@ -73,8 +97,8 @@ def write_shard(
         for block in blocks:
             table = events_table(sampler.draw(block))
             writer.write_table(table)
-            if progress is not None:
-                progress(table.num_rows)
+            num_events += table.num_rows
+    return num_events
 
 
 def events_table(block: UserBlock) -> pa.Table:

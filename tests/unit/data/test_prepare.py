@@ -204,7 +204,7 @@ def test_item_table_is_joined(tmp_path: Path) -> None:
 def test_synthetic_log_brings_its_best_known_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = type(sys)("genrec.data.synthetic")
 
-    def write_log(source: Any, folder: Path, progress: Callable[[int], None]) -> dict[str, float]:
+    def write_log(source: Any, folder: Path, progress: Callable[[int], None], run: Any) -> dict[str, float]:
         folder.mkdir(parents=True, exist_ok=True)
         events = [Event(f"u{n % 10}", f"t{n % 7}", n, "stream", 3.0) for n in range(source.num_events // 1_000)]
         write_parquet(folder / "log", events)

@@ -12,7 +12,7 @@ import pytest
 
 from genrec.config import SyntheticSource
 from genrec.data import synthetic, synthetic_best, synthetic_users
-from genrec.data.synthetic import write_log, write_shard
+from genrec.data.synthetic import events_table, write_log, write_shard
 from genrec.data.synthetic_best import best_known, last_events, next_item_probability
 from genrec.data.synthetic_users import ACTIONS, SKIP, UserBlock, UserSampler, num_blocks
 from genrec.data.synthetic_world import (
@@ -110,7 +110,8 @@ def test_shards_can_be_written_in_any_order(tmp_path: Path, monkeypatch: pytest.
     assert [file.name for file in files] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     world = build_world(source)
     for shard in (2, 0, 1):
-        write_shard(source, world, shard, tmp_path / "alone.parquet")
+        num_events = write_shard(source, world, shard, tmp_path / "alone.parquet")
+        assert num_events == pq.read_metadata(files[shard]).num_rows
         assert pq.read_table(tmp_path / "alone.parquet").equals(pq.read_table(files[shard]))
     users = pq.read_table(tmp_path / "log")["user"].to_numpy()
     assert np.array_equal(np.unique(users), np.arange(source.users))
@@ -127,17 +128,24 @@ def test_memory_does_not_grow_with_the_number_of_events(tmp_path: Path, monkeypa
     monkeypatch.setattr(synthetic_users, "EVENTS_PER_BLOCK", 2**15)
     monkeypatch.setattr(synthetic, "best_known", lambda source, world: {})
     write_log(_source(num_events=10_000), tmp_path)  # what is imported on first use is not counted
-    python, arrow = _peak_bytes(_source(num_events=100_000), tmp_path)
-    python_of_more, arrow_of_more = _peak_bytes(_source(num_events=400_000), tmp_path)
+    python, arrow = _peak_bytes(_source(num_events=100_000), tmp_path, monkeypatch)
+    python_of_more, arrow_of_more = _peak_bytes(_source(num_events=400_000), tmp_path, monkeypatch)
     assert python_of_more < 1.3 * python < 10e6
     assert arrow_of_more < 1.5 * arrow + 1e6
 
 
-def _peak_bytes(source: SyntheticSource, folder: Path) -> tuple[int, int]:
+def _peak_bytes(source: SyntheticSource, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """Most bytes that Python (numpy too) and Arrow held while the log was written."""
     arrow: list[int] = []
+
+    def drawn(block: UserBlock) -> pa.Table:
+        table = events_table(block)
+        arrow.append(pa.total_allocated_bytes())
+        return table
+
+    monkeypatch.setattr(synthetic, "events_table", drawn)
     tracemalloc.start()
-    write_log(source, folder, lambda _: arrow.append(pa.total_allocated_bytes()))
+    write_log(source, folder)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak, max(arrow)
