@@ -16,8 +16,9 @@ from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.ray_session import ensure_ray
 from genrec.data.schema import ITEMS_FILE, USERS_FILE
+from genrec.data.sequence_files import read_row_group
 from genrec.errors import ConfigError, DataError, RunError
-from genrec.evaluation.users import histories_from_table
+from genrec.evaluation.users import Histories, histories_from_table
 from genrec.inference.recommender import Recommender, check_k, ids_by_index
 from genrec.run_dir import RunDir
 
@@ -38,7 +39,8 @@ def recommend_all(
 
     `output` (None: `recommendations` in the run directory) gets `part-*.parquet` with a row a user: `user` (original
     id), `items` (original ids, best first; fewer than k when `exclude_seen` leaves fewer) and `scores`. `now` is the
-    second that is asked about (None: right after each user's last event). The folder appears once it is complete.
+    second that is asked about (None: right after each user's last event). Items that were appended to the set since the
+    training are left out of the histories; a user with no other gets no items. The folder appears once it is complete.
     Raises ConfigError on a k beyond the catalogue and on an output that exists (unless `overwrite`), DataError when
     the export or the prepared set is missing or they do not belong together, RunError when Ray Data fails.
     """
@@ -62,7 +64,13 @@ def recommend_all(
         # One copy a machine in shared memory, and the same weights for all even if training replaces the export.
         shared = ray.put((recommender, _user_ids(prepared, manifest)))
         question = {"k": k, "exclude_seen": exclude_seen, "now": now, "has_times": manifest.has_times}
-        rows = ray.data.read_parquet([str(prepared / file.path) for file in manifest.files])
+        groups = [
+            {"path": file.path, "group": group}
+            for file in manifest.files
+            for group, described in enumerate(file.row_groups)
+            if described.rows
+        ]
+        rows = ray.data.from_items(groups).map_batches(_ReadGroup(prepared), batch_size=1, batch_format="pyarrow")
         rows = rows.map_batches(
             _TopK,
             fn_constructor_kwargs={"shared": [shared], **question},
@@ -83,6 +91,19 @@ def recommend_all(
     return target
 
 
+class _ReadGroup:
+    """The map task before the model: the place of a row group in, its sequences out."""
+
+    def __init__(self, prepared: Path) -> None:
+        self.prepared = prepared
+        self.__name__ = "sequences"
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        (place,) = batch.to_pylist()
+        columns = ["user", "items", "times", "actions"]
+        return read_row_group(self.prepared, place["path"], place["group"], columns).combine_chunks()
+
+
 class _TopK:
     """One copy of the model: sequences in, recommendations out."""
 
@@ -93,19 +114,38 @@ class _TopK:
         self.k, self.exclude_seen, self.now, self.has_times = k, exclude_seen, now, has_times
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        histories = histories_from_table(rows)
+        everyone = histories_from_table(rows)
+        histories = known_events(everyone, self.recommender.num_items)
         query_times = self.recommender.query_times(histories, self.now, has_times=self.has_times)
         indices, scores = self.recommender.top_k(histories, self.k, query_times, exclude_seen=self.exclude_seen)
-        kept = scores > -np.inf  # [num_users, k]
-        offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())
+        kept = scores > -np.inf  # [num_known_users, k]
+        per_user = np.zeros(len(everyone.users), dtype=np.int64)
+        per_user[np.isin(everyone.users, histories.users)] = kept.sum(axis=1)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(per_user)]), pa.int32())
         items = self.recommender.item_ids.take(pa.array(indices[kept] - 1))
         return pa.table(
             {
-                "user": self.user_ids.take(pa.array(histories.users)),
+                "user": self.user_ids.take(pa.array(everyone.users)),
                 "items": pa.ListArray.from_arrays(offsets, items),
                 "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[kept])),
             }
         )
+
+
+def known_events(histories: Histories, num_items: int) -> Histories:
+    """The events of items 1 to `num_items`, and the users that have any; items added since the training come after."""
+    known = histories.items <= num_items
+    if known.all():
+        return histories
+    rows = np.repeat(np.arange(len(histories.users)), histories.lengths)[known]
+    lengths = np.bincount(rows, minlength=len(histories.users))
+    return Histories(
+        users=histories.users[lengths > 0],
+        items=histories.items[known],
+        times=histories.times[known],
+        actions=histories.actions[known],
+        offsets=np.concatenate([[0], np.cumsum(lengths[lengths > 0])]),
+    )
 
 
 def _resources(config: ExperimentConfig) -> dict[str, Any]:
@@ -130,8 +170,8 @@ def _user_ids(prepared: Path, manifest: Manifest) -> pa.Array:
 
 
 def _check_same_items(prepared: Path, recommender: Recommender) -> None:
-    """The model's item indices must mean what the prepared set's mean."""
-    if not ids_by_index(_read(prepared / ITEMS_FILE)).equals(recommender.item_ids):
+    """The model's item indices must mean what the prepared set's mean, which may have got more items since."""
+    if not ids_by_index(_read(prepared / ITEMS_FILE)).slice(0, recommender.num_items).equals(recommender.item_ids):
         raise DataError(
             f"The items of {prepared} are not those that the model was trained on: the set was prepared again "
             "since; train on it, or restore it."

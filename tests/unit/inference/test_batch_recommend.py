@@ -1,5 +1,6 @@
 """Top-k for every user through Ray Data: every user once, in original ids, with the scores that Recommender gives."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from genrec.config import ExperimentConfig
+from genrec.data.manifest import describe_sequence_file, load_manifest, save_manifest
 from genrec.data.schema import ITEMS_FILE, MANIFEST_FILE
 from genrec.errors import ConfigError, DataError
 from genrec.inference.batch import recommend_all
@@ -88,3 +90,29 @@ def test_what_cannot_work_is_refused_before_ray_starts(
     (folder / MANIFEST_FILE).unlink()
     with pytest.raises(DataError, match="not a prepared data set"):
         recommend_all(run, None, 2)
+
+
+def test_a_set_that_was_appended_to(tmp_path: Path, write_prepared, make_config) -> None:
+    sequences = random_sequences()
+    config = make_config(write_prepared(tmp_path / "set", sequences, rows_per_group=7))
+    run = published_run(config)
+    # Later: items 21 and 22 are new, one user knows nothing else, and user 3 has moved to another file.
+    shutil.rmtree(tmp_path / "set")
+    later = [*sequences, [21, 22]]
+    later[3] = [21, *later[3], 22]
+    folder = write_prepared(tmp_path / "set", later, rows_per_group=7)
+    manifest = load_manifest(folder)
+    moved = pq.ParquetFile(folder / "sequences/part-00000.parquet").read_row_group(0).slice(3, 1)
+    pq.write_table(moved, folder / "sequences/part-00001.parquet")
+    np.save(folder / "sequences/part-00000.superseded.npy", np.array([3]))
+    files = tuple(describe_sequence_file(folder, f"part-0000{number}.parquet") for number in (0, 1))
+    save_manifest(folder, manifest.model_copy(update={"files": files}))
+
+    table = pq.read_table(recommend_all(run, None, 4))
+    rows = {row["user"]: row["items"] for row in table.to_pylist()}
+    assert table.num_rows == len(rows) == len(later)
+    recommender = Recommender.load(run.root)
+    for user, items in enumerate(sequences):
+        expected = recommender.recommend([10 * item for item in items], 4)
+        assert rows[1000 + user] == [pair.item for pair in expected]
+    assert rows[1000 + len(sequences)] == []
