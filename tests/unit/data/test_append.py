@@ -16,8 +16,11 @@ from prepared_content import Content, read_content
 from genrec.config import DataConfig
 from genrec.data.append import append
 from genrec.data.manifest import load_manifest
+from genrec.data.plan import make_plan
 from genrec.data.prepare import ensure_prepared, prepare
+from genrec.data.stream import local_tables, worker_batches
 from genrec.errors import DataError
+from genrec.evaluation.users import evaluation_batches
 
 Row = dict[str, Any]
 LOG_SCHEMA = pa.schema(
@@ -172,6 +175,42 @@ def test_csv_and_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"int64 user ids and the new files have others; run .*--overwrite"):
         append(config)
     assert read_content(tmp_path / "set") == content
+
+
+def test_training_and_evaluation_see_each_user_once(tmp_path: Path, make_config) -> None:
+    rng = random.Random(8)
+    config = data_config(tmp_path)
+    write_day(tmp_path / "log", "day-0", random_rows(rng, 3_000, 300, 80, 0, 50))
+    prepare(config)
+    for day in (1, 2):
+        write_day(tmp_path / "log", f"day-{day}", random_rows(rng, 60, 400, 90, 30, 60))
+        manifest = append(config).manifest
+    assert sum(file.num_superseded for file in manifest.files) > 10 and len(manifest.files) == 5
+    experiment = make_config(tmp_path / "set", "sequence.max_length=6", "batch.tokens_per_step=240")
+    numbers = {row["user"]: row["index"] for row in pq.read_table(tmp_path / "set/users.parquet").to_pylist()}
+    items = {row["item"]: row["index"] for row in pq.read_table(tmp_path / "set/items.parquet").to_pylist()}
+    histories = {
+        numbers[user]: [items[item] for item, _, _ in events]
+        for user, events in read_content(tmp_path / "set")["sequences"].items()
+    }
+
+    plan = make_plan(experiment)
+    parts = experiment.batch.micro_batches_per_step
+    place: dict[str, int] = {"start_step": 0, "end_step": plan.num_steps(1, None), "rank": 0, "workers": 1}
+    trained: list[tuple[int, list[int]]] = []
+    for _, batch in worker_batches(local_tables(plan, **place), **place, parts=parts):
+        assert batch.users is not None
+        for user, first, last in zip(batch.users, batch.offsets, batch.offsets[1:], strict=False):
+            if batch.targets[first] >= 0:
+                trained.append((int(user), [*batch.items[first:last].tolist(), int(batch.targets[last - 1])]))
+    seen = {user: events[:-2] if len(events) >= 3 else events for user, events in histories.items()}
+    assert sorted(trained) == sorted((user, events[-7:]) for user, events in seen.items() if len(events) >= 2)
+
+    tested: list[tuple[int, int]] = []
+    for rank in range(2):
+        for batch in evaluation_batches(experiment, manifest, "test", rank=rank, world_size=2):
+            tested += zip(batch.users.tolist(), batch.targets.tolist(), strict=True)
+    assert sorted(tested) == sorted((user, events[-1]) for user, events in histories.items() if len(events) >= 3)
 
 
 @pytest.mark.parametrize(
