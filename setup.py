@@ -30,6 +30,8 @@ setup(
         "jinja2>=3.1",
         "markupsafe>=2.1",
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-timeout>=2.3", "ruff>=0.12", "mypy>=1.16", "types-PyYAML"]},
+    extras_require={
+        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.16", "types-PyYAML"]
+    },
     entry_points={"console_scripts": ["genrec = genrec.cli:main"]},
 )

@@ -172,13 +172,15 @@ def _count_targets(
     spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray, step_borders: IntArray
 ) -> IntArray:
     """Events that are predicted in each step: those that are not the first of their window and have a wanted action."""
+    counts: IntArray
     if spec.target_actions is None:
         counts = np.diff(event_borders[step_borders]) - np.diff(step_borders)
     else:
         wanted = np.isin(actions, np.array(spec.target_actions, dtype=np.uint8))
         wanted[event_borders[:-1]] = False
         counts = np.diff(_borders(wanted.astype(np.int64))[event_borders[step_borders]])
-    return np.maximum(counts, 1)
+    at_least_one: IntArray = np.maximum(counts, 1)
+    return at_least_one
 
 
 def _read_chunk(
