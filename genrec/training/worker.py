@@ -25,6 +25,7 @@ from genrec.training.loop import Hook, train
 from genrec.training.meters import StepMeter
 from genrec.training.state import TrainState
 from genrec.training.tracking import Tracker, start_tracker
+from genrec.training.window_log import WindowLogHook
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,10 @@ def _train(
         parts=config.batch.micro_batches_per_step,
     )
     hooks: list[Hook] = [*default_hooks(config, engine, context, tracker, manifest, context.end_step)]
+    if config.train.log_windows:
+        windows = WindowLogHook(context.run, context.rank)
+        batches = windows.watch(batches)
+        hooks.insert(0, windows)  # a checkpoint must not count what is not written down
     hooks.append(StartHook(context, tracker, phases, state.step))
     train(config, engine, batches, hooks, state, context.end_step)
 
