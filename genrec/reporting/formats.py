@@ -93,6 +93,11 @@ def moment(time_s: float | None) -> str:
         return MISSING
 
 
+def day(time_s: float | None) -> str:
+    """Unix seconds as `2026-03-01` (UTC); a dash when it is no moment of the calendar."""
+    return moment(time_s).partition(" ")[0]
+
+
 def plain(value: Any) -> str:
     """Any JSON value on one line, scalars as YAML writes them: `null`, `true`, `[1, 5, 10]`."""
     if value is None:
