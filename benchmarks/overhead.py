@@ -64,11 +64,16 @@ def bare_loop(config: ExperimentConfig, seconds: float) -> dict[str, float]:
 
 
 def real_trainer(file: str, overrides: list[str], seconds: float, expected: float) -> dict[str, float]:
-    """Events a second of `genrec train`, its data wait, and the time to its first step."""
+    """`train_steps` for about as many steps as take `seconds` at `expected` events a second."""
     config = load_config(file, overrides)
+    logged = config.train.log_every_steps
+    steps = max(4 * logged, round(seconds * expected / config.batch.tokens_per_step / logged) * logged)
+    return train_steps(file, overrides, steps)
+
+
+def train_steps(file: str, overrides: list[str], steps: int) -> dict[str, float]:
+    """Events a second of `genrec train`, its data wait, and the time to its first step."""
     with tempfile.TemporaryDirectory() as runs:
-        logged = config.train.log_every_steps
-        steps = max(4 * logged, round(seconds * expected / config.batch.tokens_per_step / logged) * logged)
         command = [
             str(Path(sys.executable).with_name("genrec")), "train", file, *overrides,
             f"runs_dir={runs}", "name=overhead", "train.max_epochs=null", f"train.max_steps={steps}",
