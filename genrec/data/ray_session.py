@@ -1,15 +1,13 @@
 """One Ray for the process, and tasks on it: the only things that preparing data asks of Ray."""
 
-import contextlib
 import logging
 import os
-import pickle
 import socket
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
-
-import pyarrow as pa
 
 from genrec.errors import DataError, GenrecError, RunError
 
@@ -19,6 +17,7 @@ ResultT = TypeVar("ResultT")
 _OBJECT_STORE_BYTES = 500 * 2**20
 _KNOCK_TIMEOUT_S = 10.0
 _START_ATTEMPTS = 3
+_TASKS_PER_CPU = 16  # handed to Ray at a time; a slow one must not leave the others without work
 _MIN_CPUS = 2  # logical: one task must be able to run while another one waits for the disk
 
 
@@ -30,8 +29,8 @@ def ensure_ray() -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
-    import ray.data  # installs the handlers that the next lines quieten
 
+    # `import ray.data` has installed them, where it was; who does not need it is spared a second.
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the console; the session's log file keeps everything
             handler.setLevel(logging.ERROR)
@@ -93,48 +92,41 @@ def _knock(address: str) -> None:
 def map_tasks(
     function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], on_done: Callable[[int], None] | None = None
 ) -> Iterator[ResultT]:
-    """`function(task)` for every task as one Ray Data pipeline; results come in the order of the tasks.
+    """`function(task)` for every task, a core each, wherever the cluster has one; results in the order of the tasks.
 
-    `function` must be importable on the workers; tasks and results are pickled. `on_done` gets the number of finished
-    tasks. The first GenrecError of a task is raised here, without the stack of the worker.
+    Plain Ray tasks, because a Ray Data pipeline starts two actors for its statistics and its scaling, which cost two
+    cores as much as reading some millions of events. `function` must be importable on the workers; tasks and results
+    are pickled. `on_done` gets the number of finished tasks. The first GenrecError of a task is raised here, without
+    the stack of the worker.
     """
-    import ray.data
+    import ray
 
-    rows = [{"task": pickle.dumps(task)} for task in tasks]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _PickledCall(function), batch_size=1, batch_format="pyarrow", zero_copy_batch=True
-    )
-    dataset.context.enable_progress_bars = False
-    dataset.context.execution_options.preserve_order = True
+    call = ray.remote(_call)
+    num_running = _TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting = iter(tasks)
+    running = deque(call.remote(function, task) for task in islice(waiting, num_running))
     done = 0
-    with contextlib.closing(iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))) as batches:
-        for batch in batches:
-            for outcome in batch["outcome"]:
-                result = pickle.loads(outcome.as_py())
-                if isinstance(result, GenrecError):
-                    raise result
-                done += 1
-                if on_done is not None:
-                    on_done(done)
-                yield result
+    try:
+        while running:
+            result, error = ray.get(running[0])
+            running.popleft()
+            if error is not None:
+                raise error
+            running.extend(call.remote(function, task) for task in islice(waiting, 1))
+            done += 1
+            if on_done is not None:
+                on_done(done)
+            yield result
+    finally:
+        for task in running:
+            ray.cancel(task)
 
 
-class _PickledCall:
-    """The map task: unpickles its task, calls the function, and returns what came out or the user's mistake."""
-
-    def __init__(self, function: Callable[[TaskT], ResultT]) -> None:
-        self.function = function
-        self.__name__ = function.__name__
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        outcomes: list[bytes] = []
-        for task in batch["task"]:
-            outcome: object
-            try:
-                outcome = self.function(pickle.loads(task.as_py()))
-            except GenrecError as error:
-                outcome = error
-            except OSError as error:
-                outcome = DataError(f"The prepared data set cannot be written or read: {error}; free some disk space.")
-            outcomes.append(pickle.dumps(outcome))
-        return pa.table({"outcome": pa.array(outcomes, pa.binary())})
+def _call(function: Callable[[TaskT], ResultT], task: TaskT) -> tuple[ResultT | None, GenrecError | None]:
+    """What the function returns, or the user's mistake."""
+    try:
+        return function(task), None
+    except GenrecError as error:
+        return None, error
+    except OSError as error:
+        return None, DataError(f"The prepared data set cannot be written or read: {error}; free some disk space.")
