@@ -29,10 +29,10 @@ from genrec.data.append_merge import IntArray, MergeResult, MergeTask, lengths_o
 from genrec.data.append_read import NewEvents, ReadTask, number_events, read_parts
 from genrec.data.manifest import (
     Manifest,
+    RowGroup,
     SequenceFile,
     SourceFile,
     content_hash,
-    describe_sequence_file,
     load_manifest,
     save_manifest,
 )
@@ -118,11 +118,15 @@ def _open_new(manifest: Manifest, config: DataConfig) -> Log:
 
 @dataclass(frozen=True, slots=True)
 class _Moves:
-    """What happens to the old files: row groups (path, group, events) to merge, and the rows that this supersedes."""
+    """What happens to the old files: row groups (path, group, events) to merge, and the rows that this supersedes.
+
+    `changed` describes the files that lose rows as they will be; those that lose all are `dropped`.
+    """
 
     groups: tuple[tuple[str, int, int], ...]
     compacted: frozenset[str]
     superseded: dict[str, IntArray]
+    changed: dict[str, SequenceFile]
     dropped: frozenset[str]
 
 
@@ -231,7 +235,7 @@ class AppendJob:
 
     def _keep(self) -> dict[str, object]:
         """Takes over everything: the new files hold no event."""
-        self._link_files(_Moves((), frozenset(), {}, frozenset()))
+        self._link_files(_Moves((), frozenset(), {}, {}, frozenset()))
         for name in (ITEMS_FILE, USERS_FILE):
             _link(self.target / name, self.finished / name)
         return {}
@@ -240,6 +244,7 @@ class AppendJob:
         groups: list[tuple[str, int, int]] = []
         compacted, dropped = set(), set()
         superseded: dict[str, IntArray] = {}
+        changed: dict[str, SequenceFile] = {}
         for file in self.manifest.files:
             rows = locate_rows(self.target, file.path, ["user", "length"])
             moves = place_of_user[rows["user"].to_numpy()] >= 0
@@ -249,13 +254,20 @@ class AppendJob:
                 compacted.add(file.path)
                 moves[:] = True
             moved = rows.filter(pa.array(moves))
-            events = np.bincount(moved["group"].to_numpy(), weights=moved["length"].to_numpy())
-            groups.extend((file.path, int(group), int(events[group])) for group in np.flatnonzero(events))
+            groups += [
+                (file.path, number, group.events)
+                for number, group in enumerate(_row_groups(moved, len(file.row_groups)))
+                if group.rows
+            ]
             if moves.all():
                 dropped.add(file.path)
-            else:
-                superseded[file.path] = np.union1d(load_superseded(self.target, file.path), moved["row"].to_numpy())
-        return _Moves(tuple(groups), frozenset(compacted), superseded, frozenset(dropped))
+                continue
+            superseded[file.path] = np.union1d(load_superseded(self.target, file.path), moved["row"].to_numpy())
+            left = _row_groups(rows.filter(pa.array(~moves)), len(file.row_groups))
+            changed[file.path] = file.model_copy(
+                update={"row_groups": left, "num_superseded": len(superseded[file.path])}
+            )
+        return _Moves(tuple(groups), frozenset(compacted), superseded, changed, frozenset(dropped))
 
     def _merge_tasks(self, moves: _Moves, new: NewEvents) -> list[MergeTask]:
         """New files of about FILE_EVENTS old and new events: first the users that move, then the new ones."""
@@ -298,11 +310,9 @@ class AppendJob:
             _link(self.target / file.path, self.finished / file.path)
             if file.path in moves.superseded:
                 np.save(superseded_path(self.finished, file.path), moves.superseded[file.path])
-                kept.append(describe_sequence_file(self.finished, Path(file.path).name, file.sha256))
-                continue
-            if file.num_superseded:
+            elif file.num_superseded:
                 _link(superseded_path(self.target, file.path), superseded_path(self.finished, file.path))
-            kept.append(file)
+            kept.append(moves.changed.get(file.path, file))
         return kept
 
     def _write_items(self, new: NewEvents, results: Sequence[MergeResult]) -> IntArray:
@@ -335,6 +345,14 @@ class AppendJob:
             _link(path, self.finished / REJECTED_DIR / path.name)
         if not any((self.finished / REJECTED_DIR).iterdir()):
             (self.finished / REJECTED_DIR).rmdir()
+
+
+def _row_groups(rows: pa.Table, num_groups: int) -> tuple[RowGroup, ...]:
+    """Rows and events of each row group, of rows that `locate_rows` has found."""
+    groups = rows["group"].to_numpy()
+    num_rows = np.bincount(groups, minlength=num_groups)
+    num_events = np.bincount(groups, weights=rows["length"].to_numpy(), minlength=num_groups)
+    return tuple(RowGroup(rows=int(r), events=int(e)) for r, e in zip(num_rows, num_events, strict=True))
 
 
 def _link(source: Path, target: Path) -> None:

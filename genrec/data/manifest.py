@@ -158,11 +158,8 @@ def content_hash(folder: str | Path, files: Sequence[SequenceFile], split: Split
     return digest.hexdigest()
 
 
-def describe_sequence_file(folder: str | Path, name: str, sha256: str | None = None) -> SequenceFile:
-    """What `sequences/NAME` holds, row group by row group, from its `length` column; superseded rows do not count.
-
-    `sha256` is that of the file's bytes, where it is known already.
-    """
+def describe_sequence_file(folder: str | Path, name: str) -> SequenceFile:
+    """What `sequences/NAME` holds, row group by row group, from its `length` column; superseded rows do not count."""
     path = f"{SEQUENCES_DIR}/{name}"
     file = Path(folder) / path
     with pq.ParquetFile(file) as parquet:
@@ -175,7 +172,7 @@ def describe_sequence_file(folder: str | Path, name: str, sha256: str | None = N
         path=path,
         num_bytes=file.stat().st_size,
         row_groups=tuple(groups),
-        sha256=sha256 or _sha256(file),
+        sha256=_sha256(file),
         num_superseded=len(load_superseded(folder, path)),
     )
 
