@@ -1,13 +1,15 @@
 """Names, types and layout of a prepared data set (contract 2). Nothing here reads or writes files.
 
     PREPARED/
-      items.parquet               index, item, count, train_count, type?, title?     by falling count; from 1
+      items.parquet               index, item, count, train_count, type?, title?     index from 1
       users.parquet               index, user                                        index from 0
       sequences/part-00000.parquet  user, length, items, times, actions        a row is one user
+      sequences/part-00000.superseded.npy  rows of that file that do not count any more, when there are any
       rejected/                   bad rows by reason, when there are any
       manifest.json               written last
 
-Index 0 of the items is padding and has no row. Action 0 means that the log has no actions.
+Items are numbered by falling count when a set is prepared. An append leaves the numbers of users, items and actions as
+they are and gives new ones the next, so counts need not fall any more, and users stand in files in any order. Index 0 of the items is padding and has no row. Action 0 means that the log has no actions.
 """
 
 from typing import Literal
