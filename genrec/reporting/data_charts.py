@@ -113,7 +113,7 @@ def _last_second() -> float:
 
 
 def _percent(value: float) -> str:
-    return f"{value:.3g}%" if value >= 0.001 or not value else f"{value:.0e}%"
+    return np.format_float_positional(float(f"{value:.3g}"), trim="-") + "%"
 
 
 def _chart(name: str, title: str, value: str, caption: str, draw: Any) -> Chart:

@@ -14,7 +14,7 @@ from genrec.reporting.data_plan import Layout, PlanFacts
 
 MAX_PUT_ASIDE_ROWS = 60
 EXAMPLE_TEXT = (
-    "Three users of one row group, a short history, a middling and a long one: their last events, with the ids of the "
+    "Users of one row group with a short history, a middling and a long one: their last events, with the ids of the "
     "log. Validation and test predict the events marked as target."
 )
 
@@ -208,7 +208,8 @@ def layout_text(plan: PlanFacts) -> str:
         part = f" Measured on {plan.num_packed_chunks} of {plan.num_chunks} chunks, spread over the epoch."
     return (
         "The same windows three ways: packed, as genrec trains; padded to the longest window of each micro-batch; "
-        "padded to sequence.max_length. A slot holds an event or padding. Cost is what the packing balances, "
+        "padded to sequence.max_length. A slot holds an event or padding. Micro-batches mix short and long windows; "
+        "batches of like lengths would pad less, and mix less. Cost is what the packing balances, "
         f"length + length² / {ATTENTION_LENGTH:,}, where padding costs as much as an event.{part}"
     )
 

@@ -67,6 +67,8 @@ def test_moment() -> None:
     assert formats.moment(1_772_000_000) == "2026-02-25 06:13 UTC"
     assert formats.moment(math.nan) == "–"
     assert formats.moment(1e18) == "–"
+    assert formats.day(1_772_000_000) == "2026-02-25"
+    assert formats.day(1e18) == "–"
 
 
 def test_plain_values_look_like_yaml() -> None:
