@@ -77,6 +77,8 @@ def _type_name(annotation: Any) -> str:
         return _type_name(arguments[0])
     if origin is tuple:
         return f"list of {_type_name(arguments[0])}"
+    if origin is dict:
+        return f"name: {_type_name(arguments[1])}"
     names = {str: "text", int: "integer", float: "number", bool: "true or false", NoneType: "null"}
     return names[annotation]
 
