@@ -23,7 +23,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 import yaml
 
 from genrec.data.manifest import load_manifest
@@ -79,6 +78,8 @@ def run_round(old: Path, day: Path, folder: Path, timeout_s: float) -> list[Row]
 def differences(left: Path, right: Path) -> list[str]:
     """What two prepared sets do not have in common, in original ids; empty when they are equal in content."""
     found = [f"manifest.{name}" for name in COUNTS if _count(left, name) != _count(right, name)]
+    if sorted(_count(left, "actions")) != sorted(_count(right, "actions")):
+        found.append("manifest.actions")
     if not _items(left).equals(_items(right)):
         found.append(ITEMS_FILE)
     if not found:
@@ -124,6 +125,8 @@ def _events(folder: Path) -> dict[str, npt.NDArray[Any]]:
 
 def measure(options: argparse.Namespace) -> Result:
     """All rounds; the ratio is taken within each."""
+    import ray
+
     rows: list[Row] = []
     ratios: list[float] = []
     OUT.mkdir(parents=True, exist_ok=True)

@@ -141,6 +141,9 @@ class PrepareJob:
         quarantine = Quarantine(config.max_rejected_files, {file.path: file for file in log.rejected_files})
         outcomes = self._map(scatter_or_reject, tasks, [part.num_rows for part in log.parts], "read")
         results = settle(tasks, outcomes, quarantine)
+        if not results and quarantine.files:
+            first = next(iter(quarantine.files.values()))
+            raise DataError(f"No file of the log can be used: {first.message}")
         if not sum(result.num_rows for result in results):
             raise DataError("The log is empty: its files hold no rows; check data.source.path.")
         rejected = check_rejected_rows(results, config.max_rejected_fraction)
@@ -290,3 +293,5 @@ def check_settings(config: DataConfig, log: Log) -> None:
         )
     if isinstance(config.split, GlobalTimeSplit) and "time" not in log.columns:
         raise DataError("data.split global-time needs event times, and the log has none; use leave-one-out.")
+    if config.max_time is not None and "time" not in log.columns:
+        raise DataError(f"data.max_time = {config.max_time} needs event times, and the log has none; set it to null.")

@@ -9,7 +9,8 @@
       manifest.json               written last
 
 Items are numbered by falling count when a set is prepared. An append leaves the numbers of users, items and actions as
-they are and gives new ones the next, so counts need not fall any more, and users stand in files in any order. Index 0 of the items is padding and has no row. Action 0 means that the log has no actions.
+they are and gives new ones the next, so counts need not fall any more, and users stand in files in any order.
+Index 0 of the items is padding and has no row. Action 0 means that the log has no actions.
 """
 
 from typing import Literal

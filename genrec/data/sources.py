@@ -91,6 +91,7 @@ def open_log(
     if isinstance(source, MovieLensSource):
         part, titles = open_release(source, progress)
         return Log((part,), frozenset(part.columns), text_ids=True, item_info=titles)
+    assert isinstance(source, SyntheticSource), "a mixture is made of prepared sets, not of a log"
     return _open_synthetic(source, folder, progress, run)
 
 

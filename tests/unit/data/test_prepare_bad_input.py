@@ -244,6 +244,15 @@ def test_global_time_needs_times_and_training_events(tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_text("1 2\n1 3\n")
     config = data_config(tmp_path, tmp_path / "log.txt", "sequence-text", {"layout": "pairs"}, split=split)
     assert "needs event times" in refusal(config)
+    config = data_config(tmp_path, tmp_path / "log.txt", "sequence-text", {"layout": "pairs"}, max_time=5)
+    assert "data.max_time = 5 needs event times" in refusal(config)
+
+
+def test_not_one_good_file(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/1.csv").write_text("user,thing,time\n1,2,3\n")
+    config = data_config(tmp_path, tmp_path / "log", max_rejected_files=5)
+    assert "No file of the log can be used" in refusal(config) and "has no column 'item'" in refusal(config)
 
 
 def test_too_many_actions(tmp_path: Path) -> None:
