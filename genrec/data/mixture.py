@@ -71,7 +71,7 @@ class MixtureJob:
         self.config = config
         self.work = work
         self.finished = work / "set"
-        (self.finished / SEQUENCES_DIR).mkdir(parents=True)
+        (self.finished / SEQUENCES_DIR).mkdir(parents=True, exist_ok=True)
         self.sets = _open_sets(config, config.source)
 
     def run(self, copy_all: Callable[[Callable[[CopyTask], str], Sequence[CopyTask]], Iterator[str]]) -> Manifest:
@@ -182,9 +182,14 @@ def copy_sequences(task: CopyTask) -> str:
     return task.path.name
 
 
+def current_hashes(source: MixtureSource) -> dict[str, str]:
+    """The content hash of every set as it is now, by name."""
+    return {name: load_manifest(expand_path(folder)).content_hash for name, folder in sorted(source.sets.items())}
+
+
 def stale_sets(source: MixtureSource, manifest: Manifest) -> list[str]:
     """The sets that are not what they were when the mixture was made of them, as sentences."""
-    now = {name: load_manifest(expand_path(folder)).content_hash for name, folder in source.sets.items()}
+    now = current_hashes(source)
     return [f"{part.name} has changed since" for part in manifest.parts if now.get(part.name) != part.content_hash]
 
 

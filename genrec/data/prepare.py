@@ -5,14 +5,15 @@ What happens in between is in `prepare_job.py`.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from genrec.config import DataConfig
+from genrec.config import DataConfig, MixtureSource
 from genrec.data.manifest import Manifest, load_manifest
+from genrec.data.mixture import CopyTask, MixtureJob, current_hashes, stale_sets
 from genrec.data.prepare_job import PrepareJob, Progress, check_settings
 from genrec.data.prepared_folder import check_target, keep_only, publish, restore, work_folder
 from genrec.data.saved_tasks import map_saved
@@ -41,6 +42,8 @@ def ensure_prepared(config: DataConfig, progress: Progress | None = None, say: S
         return prepare(config, progress=progress, say=say)
     manifest = load_manifest(config.prepared)
     differences = config_differences(manifest, config)
+    if isinstance(config.source, MixtureSource) and not differences:
+        differences = stale_sets(config.source, manifest)
     if differences:
         raise DataError(
             f"{config.prepared} was prepared with other settings ({'; '.join(differences)}); run "
@@ -76,27 +79,49 @@ def prepare(
     target = Path(config.prepared).absolute()  # tasks may run in another folder
     check_target(target, overwrite=overwrite)
     with work_folder(target) as work:
-        source = work / f"source-{_fingerprint(config.source.model_dump_json())}"
-        keep_only(work, source.name, "job-*")
-        log = open_log(
-            config.source,
-            source,
-            lambda fraction: report("open", fraction, 1.0),
-            max_rejected_files=config.max_rejected_files,
-            run=lambda function, tasks: map_saved(function, tasks, source / "written"),
-        )
-        check_settings(config, log)
-        report("open", 1.0, 1.0)
-        folder = work / f"job-{_fingerprint(config.model_dump_json(), *_describe(log))}"
-        keep_only(work, source.name, folder.name)
-        job = PrepareJob(config, log, folder, report)
-        if job.num_done and say is not None:
-            say(f"resumed: {job.num_done} of {job.num_tasks} tasks were done")
-        manifest = job.run()
+        if isinstance(config.source, MixtureSource):
+            manifest, finished = _mix(config, config.source, work, report)
+        else:
+            manifest, finished = _prepare_log(config, work, report, say)
         check_target(target, overwrite=overwrite)
-        publish(work, job.finished, target)
+        publish(work, finished, target)
     report("finish", 1.0, 1.0)
     return manifest
+
+
+def _prepare_log(config: DataConfig, work: Path, report: Progress, say: Say | None) -> tuple[Manifest, Path]:
+    """The manifest, and the folder with the finished set."""
+    source = work / f"source-{_fingerprint(config.source.model_dump_json())}"
+    keep_only(work, source.name, "job-*")
+    log = open_log(
+        config.source,
+        source,
+        lambda fraction: report("open", fraction, 1.0),
+        max_rejected_files=config.max_rejected_files,
+        run=lambda function, tasks: map_saved(function, tasks, source / "written"),
+    )
+    check_settings(config, log)
+    report("open", 1.0, 1.0)
+    folder = work / f"job-{_fingerprint(config.model_dump_json(), *_describe(log))}"
+    keep_only(work, source.name, folder.name)
+    job = PrepareJob(config, log, folder, report)
+    if job.num_done and say is not None:
+        say(f"resumed: {job.num_done} of {job.num_tasks} tasks were done")
+    return job.run(), job.finished
+
+
+def _mix(config: DataConfig, source: MixtureSource, work: Path, report: Progress) -> tuple[Manifest, Path]:
+    """The same for a mixture; it goes on, too, while its sets are what they were."""
+    folder = work / f"mixture-{_fingerprint(config.model_dump_json(), *current_hashes(source).values())}"
+    keep_only(work, folder.name)
+    job = MixtureJob(config, folder)
+
+    def copy_all(function: Callable[[CopyTask], str], tasks: Sequence[CopyTask]) -> Iterator[str]:
+        for done, name in enumerate(map_saved(function, tasks, folder / "copied"), start=1):
+            report("write", done / len(tasks), 1.0)
+            yield name
+
+    return job.run(copy_all), job.finished
 
 
 def _describe(log: Log) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from genrec.config import DataConfig, GlobalTimeSplit, MixtureSource
 from genrec.data.manifest import Manifest, load_manifest, save_manifest
 from genrec.data.mixture import MixtureJob, stale_sets
+from genrec.data.prepare import ensure_prepared
 from genrec.data.schema import ITEMS_FILE, USERS_FILE
 from genrec.data.sequence_files import read_row_group
 from genrec.errors import ConfigError, DataError
@@ -152,3 +153,17 @@ def test_global_time_sets_mix(tmp_path: Path, write_prepared: Write) -> None:
     assert manifest.num_train_events == sum(
         load_manifest(tmp_path / name).num_train_events for name in ("music", "talk")
     )
+
+
+def test_prepare_makes_a_mixture_that_goes_stale_with_its_sets(folder: Path) -> None:
+    config = config_of(folder)
+    manifest = ensure_prepared(config)
+    expected = [
+        row for name in ("music", "talk") for row in sequences_by_id(folder / name, load_manifest(folder / name))
+    ]
+    assert list(sequences_by_id(folder / "mixed", manifest)) == expected
+    assert ensure_prepared(config) == manifest
+    talk = load_manifest(folder / "talk")
+    save_manifest(folder / "talk", talk.model_copy(update={"content_hash": "another"}))
+    with pytest.raises(DataError, match=r"talk has changed since.*--overwrite"):
+        ensure_prepared(config)
