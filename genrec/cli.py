@@ -91,6 +91,9 @@ def train(
     overrides: Overrides = None,
     launcher: Launcher = "ray",
     fresh: Annotated[bool, typer.Option("--fresh", help="delete the run of this name first")] = False,
+    allow_change: Annotated[
+        list[str] | None, typer.Option(help="setting that the resumed run may change, as train.max_steps; any number")
+    ] = None,
 ) -> None:
     """Train a model, or go on with its run; prepares the data set when that has not been done."""
     from genrec.data.prepare import ensure_prepared
@@ -104,7 +107,7 @@ def train(
     with _phases() as progress:
         ensure_prepared(experiment.data, progress, _say)
     read_fitting_manifest(experiment)
-    run = open_run_directory(experiment, fresh=fresh, say=_say)
+    run = open_run_directory(experiment, fresh=fresh, say=_say, allow_change=allow_change or ())
     _log_to(run.log_path)
     with progress_of(run.metrics_path, console):
         _fit(experiment, run, launcher)

@@ -128,15 +128,9 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
         shutil.rmtree(path)
 
 
-def check_same_topology(info: CheckpointInfo, config: ExperimentConfig, folder: Path) -> None:
-    """Raises RunError when a checkpoint was written by other workers or another engine than the config has."""
-    asked = (config.cluster.workers, config.engine.model_dump(mode="json"))
-    if (info.workers, info.engine) != asked:
-        raise RunError(
-            f"{folder} was written by {info.workers} workers with engine {info.engine}, and the config asks for "
-            f"{asked[0]} workers with engine {asked[1]}; continue with what it was written with, or start over "
-            "with --fresh."
-        )
+def same_topology(info: CheckpointInfo, config: ExperimentConfig) -> bool:
+    """Whether the shards of a checkpoint are those that the config's workers and engine would write."""
+    return (info.workers, info.engine) == (config.cluster.workers, config.engine.model_dump(mode="json"))
 
 
 def _list_name(rank: int) -> str:

@@ -19,6 +19,7 @@ from genrec.data.batch import Batch
 from genrec.errors import ConfigError, RunError
 from genrec.models.base import SequenceModel
 from genrec.training.optim import build_optimizer
+from genrec.training.universal import UniversalState, fill_module, fill_optimizer, fill_zero_1_2, fill_zero_3
 
 TAG = "engine"
 """Name of DeepSpeed's folder inside a checkpoint."""
@@ -47,6 +48,10 @@ class Engine(Protocol):
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, by the same number of workers."""
+        ...
+
+    def load_universal(self, state: UniversalState) -> None:
+        """Restores a checkpoint of any topology; every worker takes its own part."""
         ...
 
 
@@ -116,6 +121,11 @@ class TorchEngine:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def load_universal(self, state: UniversalState) -> None:
+        """See `Engine`."""
+        fill_module(self.model, state)
+        fill_optimizer(self.optimizer, self.model, state)
+
 
 class DeepSpeedEngine:
     """DeepSpeed with ZeRO 0 to 3."""
@@ -179,6 +189,16 @@ class DeepSpeedEngine:
         path, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
         if path is None:
             raise RunError(f"DeepSpeed found no checkpoint in {folder}; delete that folder to use the one before it.")
+
+    def load_universal(self, state: UniversalState) -> None:
+        """See `Engine`."""
+        if self._zero_stage == 3:
+            fill_zero_3(self._engine.optimizer, self.model, state)
+        elif self._zero_stage > 0:
+            fill_zero_1_2(self._engine.optimizer, self.model, state)
+        else:
+            fill_module(self.model, state)
+            fill_optimizer(self._optimizer, self.model, state)
 
 
 def deepspeed_config(config: ExperimentConfig, engine: DeepSpeedConfig, *, workers: int) -> dict[str, Any]:

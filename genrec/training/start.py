@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from genrec.config import ExperimentConfig
@@ -15,34 +15,32 @@ from genrec.data.manifest import Manifest, load_manifest
 from genrec.errors import ConfigError, RunError
 from genrec.run_dir import (
     RunDir,
-    config_differences,
     load_saved_config,
     read_metrics,
     run_dir_of,
     write_atomically,
 )
 from genrec.training.checkpoint import latest_checkpoint, list_checkpoints, prune_checkpoints
+from genrec.training.resume_guard import check_changes
 from genrec.training.versions import installed_versions
 
 
-def open_run_directory(config: ExperimentConfig, *, fresh: bool, say: Callable[[str], None]) -> RunDir:
+def open_run_directory(
+    config: ExperimentConfig, *, fresh: bool, say: Callable[[str], None], allow_change: Sequence[str] = ()
+) -> RunDir:
     """The run directory of `config`, ready to be trained in.
 
-    An existing run is resumed; RunError shows the differences when its config is another, unless nothing has been
-    trained yet. `fresh` deletes it first.
+    An existing run is resumed. RunError shows the differences that it may not take over (resume_guard.py), unless
+    nothing has been trained yet. `fresh` deletes it first.
     """
     run = run_dir_of(config)
     if fresh and run.root.exists():
         if not run.config_path.is_file():
             raise RunError(f"--fresh would delete {run.root}, which is not a run; choose another name or runs_dir.")
         shutil.rmtree(run.root)
-    if run.config_path.is_file():
-        differences = config_differences(load_saved_config(run.config_path), config)
-        if differences and _has_trained(run):
-            raise RunError(
-                f"Run {run.root} exists with another config; use another name=..., or start over with --fresh. "
-                "Differences (run -> now):\n  " + "\n  ".join(differences)
-            )
+    if run.config_path.is_file() and _has_trained(run):
+        for change in check_changes(str(run.root), load_saved_config(run.config_path), config, allow_change):
+            say(f"Changed: {change}")
     run.create(config)
     write_atomically(run.environment_path, json.dumps(environment(), indent=1))
     newest = latest_checkpoint(run.checkpoints_path, warn=say)

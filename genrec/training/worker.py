@@ -14,17 +14,19 @@ from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import worker_batches
+from genrec.data.target_actions import target_codes
 from genrec.errors import RunError
 from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.models.build import build_model
-from genrec.training.checkpoint import check_same_topology, latest_checkpoint, read_info
+from genrec.training.checkpoint import latest_checkpoint, read_info, same_topology
 from genrec.training.context import WorkerContext
-from genrec.training.engine import Engine, build_engine
+from genrec.training.engine import TAG, Engine, build_engine
 from genrec.training.hooks import default_hooks
 from genrec.training.loop import Hook, train
 from genrec.training.meters import StepMeter
 from genrec.training.state import TrainState
 from genrec.training.tracking import Tracker, start_tracker
+from genrec.training.universal import forget_universal, universal_state
 from genrec.training.window_log import WindowLogHook
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ def _train(
         rank=context.rank,
         workers=context.workers,
         parts=config.batch.micro_batches_per_step,
+        target_actions=target_codes(config.sequence.target_actions, manifest),
     )
     hooks: list[Hook] = [*default_hooks(config, engine, context, tracker, manifest, context.end_step)]
     if config.train.log_windows:
@@ -132,13 +135,18 @@ def restore(config: ExperimentConfig, engine: Engine, context: WorkerContext, ma
     if folder is None:
         return TrainState()
     info = read_info(folder)
-    check_same_topology(info, config, folder)
     if info.content_hash != manifest.content_hash:
         raise RunError(
             f"{folder} was trained on another data set than {config.data.prepared} holds now; prepare the old one "
             "again, or start over with --fresh."
         )
-    engine.load(folder)
+    if same_topology(info, config):
+        engine.load(folder)
+    else:
+        universal = universal_state(folder, TAG, info.step, info.engine, logger.warning)
+        engine.load_universal(universal)
+        context.all_reduce(torch.zeros(1))  # all have read it
+        forget_universal(universal)
     return info.state
 
 

@@ -31,7 +31,7 @@ STRANGERS = (
 )
 
 RAY_MODULES = re.compile(r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|cluster(\..*)?)$")
-DEEPSPEED_MODULES = re.compile(r"genrec\.training\.(engine|checkpoint)$")
+DEEPSPEED_MODULES = re.compile(r"genrec\.training\.(engine|universal)$")
 # Must start fast, and work where torch is broken.
 TORCH_FREE_MODULES = re.compile(r"genrec(\.(errors|overrides|config\w*|cpu_op|doctor|run_dir|cli|reporting\..*))?$")
 

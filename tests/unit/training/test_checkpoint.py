@@ -8,7 +8,6 @@ import pytest
 from genrec.errors import RunError
 from genrec.training.checkpoint import (
     CheckpointInfo,
-    check_same_topology,
     checkpoint_name,
     find_problem,
     latest_checkpoint,
@@ -16,6 +15,7 @@ from genrec.training.checkpoint import (
     prune_checkpoints,
     publish_by_copy,
     read_info,
+    same_topology,
     write_checkpoint,
 )
 from genrec.training.state import TrainState
@@ -104,7 +104,11 @@ def test_a_full_disk_gets_a_sentence_and_older_checkpoints_stay(tmp_path: Path) 
     assert latest_checkpoint(tmp_path / "checkpoints", digests=True) == good
 
 
-def test_another_number_of_workers_is_refused_by_name(tmp_path: Path, write_prepared, make_config) -> None:
-    config = make_config(write_prepared(tmp_path / "set", [[1, 2, 3, 4]]), "engine={name: torch}")
-    with pytest.raises(RunError, match=r"written by 2 workers .* asks for 1 workers .* --fresh"):
-        check_same_topology(info_of(10), config, Path("step_00000010"))
+def test_knows_its_own_topology(tmp_path: Path, write_prepared, make_config) -> None:
+    prepared = write_prepared(tmp_path / "set", [[1, 2, 3, 4]])
+    info = info_of(10)
+    same = make_config(prepared, "engine={name: torch}", "cluster.workers=2", "batch.micro_batches_per_step=2")
+    assert info.workers == 2
+    assert same_topology(info, same)
+    assert not same_topology(info, make_config(prepared, "engine={name: torch}"))
+    assert not same_topology(info, make_config(prepared, "cluster.workers=2", "batch.micro_batches_per_step=2"))

@@ -1,0 +1,67 @@
+"""Which settings a run may change when it goes on.
+
+Free settings change nothing about what is learned: where and on how many workers it runs, how often it logs. A few
+others change the rest of the run and not what was done (its length, the learning rate): they need to be named with
+`--allow-change`. All others decide what a step *is*, so another value is another run.
+"""
+
+from collections.abc import Sequence
+
+from genrec.config import ExperimentConfig
+from genrec.errors import RunError
+from genrec.run_dir import config_differences
+
+FREE = (
+    "cluster",
+    "tracking",
+    "engine.name",
+    "engine.zero_stage",
+    "engine.offload_optimizer",
+    "batch.micro_batches_per_step",
+    "batch.steps_per_block",
+    "data.max_rejected_fraction",
+    "data.max_rejected_files",
+    "data.prepared",
+    "evaluation.users_per_batch",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.log_every_steps",
+    "train.log_windows",
+)
+"""Settings, or whole sections, that a resumed run may change without being asked."""
+
+ON_REQUEST = ("engine.precision", "evaluation", "optimizer", "train", "loss")
+"""Settings, or whole sections, that `--allow-change` may name."""
+
+
+def check_changes(
+    run: str, old: ExperimentConfig, new: ExperimentConfig, allowed: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The differences that a resumed run takes over, as `section.field: old -> new`.
+
+    Raises RunError with every difference that it may not take over; `allowed` are names given with `--allow-change`.
+    """
+    for name in allowed:
+        if not (_covered(name, ON_REQUEST) or _covered(name, FREE)):
+            raise RunError(
+                f"--allow-change {name} is not possible: it decides what a step of run {run} is; use another name=..., "
+                f"or start over with --fresh. Possible are {', '.join(ON_REQUEST)} and settings inside them."
+            )
+    differences = {text.partition(":")[0]: text for text in config_differences(old, new)}
+    refused = {key: text for key, text in differences.items() if not _covered(key, (*FREE, *allowed))}
+    if refused:
+        on_request = [key for key in refused if _covered(key, ON_REQUEST)]
+        way_out = (
+            f"add {' '.join(f'--allow-change {key}' for key in on_request)} to go on with the new values, "
+            if len(on_request) == len(refused)
+            else ""
+        )
+        raise RunError(
+            f"Run {run} exists with another config; {way_out}use another name=..., or start over with --fresh. "
+            "Differences (run -> now):\n  " + "\n  ".join(refused.values())
+        )
+    return tuple(differences.values())
+
+
+def _covered(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
