@@ -135,6 +135,8 @@ def _refuse_lines(table: pa.Table, mark: str, reason: str, delimiter: str, on_ma
     """The rows without `mark` in any column; the others are handed on as lines."""
     marked = np.zeros(len(table), dtype=np.bool_)
     for column in table.columns:
+        if not any(_holds_byte(chunk, mark.encode()[-1]) for chunk in column.chunks):
+            continue  # nearly always, and several times as fast as looking at every text
         marked |= pc.match_substring(column, mark).fill_null(False).to_numpy()
     if not marked.any():
         return table
@@ -142,6 +144,11 @@ def _refuse_lines(table: pa.Table, mark: str, reason: str, delimiter: str, on_ma
     joined = pc.binary_join_element_wise(*(column.fill_null("") for column in lines.columns), delimiter)
     on_malformed(reason, joined.to_pylist())
     return table.filter(pa.array(~marked))
+
+
+def _holds_byte(texts: pa.StringArray, byte: int) -> bool:
+    data = texts.buffers()[2]
+    return data is not None and bool((np.frombuffer(data, np.uint8) == byte).any())
 
 
 def _read_lists(part: LogPart, on_malformed: Malformed) -> Iterator[pa.Table]:
