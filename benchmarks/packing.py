@@ -107,17 +107,17 @@ def padded(batch: Batch, max_length: int) -> Batch:
     return batch_from_arrays(items, offsets, targets=targets)
 
 
-def compute(model: nn.Module, batches: list[Batch], targets: int) -> float:
-    """Seconds of forward and backward over the micro-batches."""
-    started_at = time.perf_counter()
+def compute(model: nn.Module, batches: list[Batch], targets: int) -> np.ndarray:
+    """Seconds of forward and backward a micro-batch: on the clock, and of processor time over all threads."""
+    started_at = np.array([time.perf_counter(), time.process_time()])
     for batch in batches:
         (model(batch).loss_sum / targets).backward()
         model.zero_grad(set_to_none=True)
-    return time.perf_counter() - started_at
+    return (np.array([time.perf_counter(), time.process_time()]) - started_at) / len(batches)
 
 
 def step_times(config: ExperimentConfig, num_micro_batches: int, rounds: int) -> dict[str, Any]:
-    """Seconds a micro-batch, packed and padded, and their ratio in each round."""
+    """Seconds a micro-batch, packed and padded, and their ratio by the clock and in processor time."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(config.seed)
     plan = make_plan(config)
@@ -128,19 +128,18 @@ def step_times(config: ExperimentConfig, num_micro_batches: int, rounds: int) ->
     targets = sum(int((batch.targets >= 0).sum()) for batch in packed)
     model = build_model(config, load_manifest(config.data.prepared).num_items)
     model.train()
-    times: dict[str, list[float]] = {"packed": [], "padded": []}
+    times: dict[str, list[np.ndarray]] = {"packed": [], "padded": []}
     for batches in (packed, wide):
         compute(model, batches[:1], targets)  # warm-up
     for _ in range(rounds):
         for side, batches in (("packed", packed), ("padded", wide)):
-            times[side].append(compute(model, batches, targets) / len(batches))
-    ratios = [b / a for a, b in zip(times["packed"], times["padded"], strict=True)]
-    found = summarize(ratios)
-    return {
-        "packed_s": median(times["packed"]),
-        "padded_s": median(times["padded"]),
-        "padded_over_packed": asdict(found) if found else None,
-    }
+            times[side].append(compute(model, batches, targets))
+    result: dict[str, Any] = {f"{side}_s": median(float(wall) for wall, _ in times[side]) for side in times}
+    for number, kind in enumerate(("wall", "cpu")):
+        ratios = [float((b / a)[number]) for a, b in zip(times["packed"], times["padded"], strict=True)]
+        found = summarize(ratios)
+        result[f"padded_over_packed_{kind}"] = asdict(found) if found else None
+    return result
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> Result:
@@ -159,7 +158,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Result:
             rows.append({"lengths": kind, "model": model, "packed_s": times["packed_s"], "padded_s": times["padded_s"]})
             rows[-1]["load_average_1_min"] = os.getloadavg()[0]
             medians[f"{kind}_{model}"] = times
-            print(rows[-1], times["padded_over_packed"], flush=True)
+            print(rows[-1], times, flush=True)
     return Result(
         name="packing",
         config={kind: config_of(kind, kind, 2).model_dump(mode="json") for kind in arguments.lengths},
