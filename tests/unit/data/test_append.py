@@ -86,7 +86,10 @@ def prepare_and_append(tmp_path: Path, days: list[list[Row]], **settings: Any) -
         (3, {"split": {"name": "global-time", "validation_from": 45, "test_from": 55}, "max_time": 58}),
     ],
 )
-def test_equals_everything_at_once(tmp_path: Path, seed: int, settings: dict[str, Any]) -> None:
+def test_equals_everything_at_once(
+    tmp_path: Path, seed: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genrec.data.append.FILE_EVENTS", 10**6 if seed == 1 else 500)
     rng = random.Random(seed)
     write_items(tmp_path / "items.parquet", 120)
     # Late events, events of the same second as old ones, new users, new items, new actions; the last day is small.
