@@ -5,21 +5,25 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from prepared_content import Content, read_content
 
-from genrec.config import DataConfig
+from genrec import cli
+from genrec.config import DataConfig, ExperimentConfig
 from genrec.data.append import append
 from genrec.data.manifest import load_manifest
 from genrec.data.plan import make_plan
 from genrec.data.prepare import ensure_prepared, prepare
+from genrec.data.sequence_files import read_row_group
 from genrec.data.stream import local_tables, worker_batches
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 from genrec.evaluation.users import evaluation_batches
 
 Row = dict[str, Any]
@@ -189,6 +193,25 @@ def test_training_and_evaluation_see_each_user_once(tmp_path: Path, make_config)
         write_day(tmp_path / "log", f"day-{day}", random_rows(rng, 60, 400, 90, 30, 60))
         manifest = append(config).manifest
     assert sum(file.num_superseded for file in manifest.files) > 10 and len(manifest.files) == 5
+    check_every_user_once(tmp_path, make_config)
+
+
+def test_row_groups_without_rows(tmp_path: Path, make_config) -> None:
+    config = data_config(tmp_path, num_shards=1)
+    rows = [{"user": f"u{n}", "item": n % 7, "time": t, "value": 1.0} for n in range(400) for t in range(4)]
+    write_day(tmp_path / "log", "day-0", rows)
+    path = prepare(config).files[0].path
+    users = pq.read_table(tmp_path / "set/users.parquet")["user"].to_pylist()
+    moved = read_row_group(tmp_path / "set", path, 1, ["user"])["user"].to_pylist()
+    write_day(tmp_path / "log", "day-1", [{"user": users[user], "item": 3, "time": 9} for user in moved])
+    append(config)
+    assert [group.rows for group in load_manifest(tmp_path / "set").files[0].row_groups] == [64, 0, 64, 64, 64, 64, 16]
+    check_every_user_once(tmp_path, make_config)
+
+
+def check_every_user_once(tmp_path: Path, make_config: Callable[..., ExperimentConfig]) -> None:
+    """An epoch trains each user's window once, and the test period asks for each user's last event once."""
+    manifest = load_manifest(tmp_path / "set")
     experiment = make_config(tmp_path / "set", "sequence.max_length=6", "batch.tokens_per_step=240")
     numbers = {row["user"]: row["index"] for row in pq.read_table(tmp_path / "set/users.parquet").to_pylist()}
     items = {row["item"]: row["index"] for row in pq.read_table(tmp_path / "set/items.parquet").to_pylist()}
@@ -303,3 +326,21 @@ def test_a_kill_leaves_the_old_set(tmp_path: Path, moment: str) -> None:
     prepare(config.model_copy(update={"prepared": str(tmp_path / "at-once")}))
     assert read_content(tmp_path / "set") == read_content(tmp_path / "at-once")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["at-once", "log", "set"]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"name": "unit", "data": data_config(tmp_path).model_dump(mode="json"), "model": {"name": "sasrec"}}
+    values |= {"loss": {"name": "full-softmax"}, "train": {"max_epochs": 1}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    write_day(tmp_path / "log", "day-0", [{"user": "u", "item": 1, "time": 1}])
+    prepare(data_config(tmp_path))
+    for rows, words in (
+        ([], "0 new files, 0 new events"),
+        ([{"user": "u", "item": 2, "time": 2}], "1 new files, 1 new"),
+    ):
+        if rows:
+            write_day(tmp_path / "log", "day-1", rows)
+        cli.prepare(tmp_path / "config.yaml", append=True)
+        assert words in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="give one of them"):
+        cli.prepare(tmp_path / "config.yaml", append=True, overwrite=True)
