@@ -46,7 +46,8 @@ from genrec.data.sources import Log, list_files, open_log
 from genrec.data.vocabulary import items_table
 from genrec.errors import DataError
 
-FILE_EVENTS = 2_000_000
+FILE_EVENTS = 1_000_000  # of a new sequence file, about; a thread writes one
+PART_ROWS = 250_000  # of a Parquet file that one thread reads
 MAX_SUPERSEDED_FRACTION = 0.3  # of a file; what is left of it then moves to a new file, too
 
 Places = npt.NDArray[np.int32]
@@ -113,7 +114,8 @@ def _open_new(manifest: Manifest, config: DataConfig) -> Log:
                 "it back, or run `genrec prepare CONFIG --overwrite` to prepare everything."
             )
     known = {file.path for file in manifest.source_files}
-    return open_log(config.source, Path(), max_rejected_files=config.max_rejected_files, known=known)
+    limit = config.max_rejected_files
+    return open_log(config.source, Path(), max_rejected_files=limit, known=known, part_rows=PART_ROWS)
 
 
 @dataclass(frozen=True, slots=True)

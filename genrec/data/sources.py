@@ -68,12 +68,13 @@ def open_log(
     *,
     max_rejected_files: int = 0,
     known: Collection[str] = (),
+    part_rows: int | None = None,
     run: RunTasks = map,
 ) -> Log:
     """The log of any source; a synthetic one is first written to `folder`, a missing MovieLens release downloaded.
 
     Looks at names, headers and footers only; `run` may write the files of a synthetic log side by side. Files of a
-    Parquet or CSV log whose names are `known` are left out.
+    Parquet or CSV log whose names are `known` are left out; a part of Parquet has about `part_rows`.
     Raises DataError when a file is missing, damaged or has other columns; up to `max_rejected_files` of a Parquet or
     CSV log are put aside instead.
     """
@@ -82,7 +83,7 @@ def open_log(
         info = _read_item_info(source.items_path)
         quarantine = Quarantine(max_rejected_files)
         if isinstance(source, ParquetSource):
-            return _open_parquet(files, source.columns, info, quarantine)
+            return _open_parquet(files, source.columns, info, quarantine, part_rows or PART_ROWS)
         return _open_csv(files, source, info, quarantine)
     if isinstance(source, RecBoleSource):
         return _open_recbole(source)
@@ -106,7 +107,11 @@ def _mapped(columns: ColumnsConfig) -> dict[str, str]:
 
 
 def _open_parquet(
-    files: tuple[LogFile, ...], columns: ColumnsConfig, item_info: pa.Table | None, quarantine: Quarantine
+    files: tuple[LogFile, ...],
+    columns: ColumnsConfig,
+    item_info: pa.Table | None,
+    quarantine: Quarantine,
+    part_rows: int,
 ) -> Log:
     mapped = _mapped(columns)
     footers: dict[LogFile, pq.FileMetaData] = {}
@@ -124,7 +129,7 @@ def _open_parquet(
     parts: list[LogPart] = []
     for file, metadata in footers.items():
         if kinds[file] == usual:
-            parts.extend(_parquet_parts(file, metadata, mapped))
+            parts.extend(_parquet_parts(file, metadata, mapped, part_rows))
         else:
             example = next(other for other in footers if kinds[other] == usual)
             quarantine.add(file, _other_ids(file, kinds[file], example, usual))
@@ -165,15 +170,15 @@ def _read_footer(file: LogFile) -> tuple[pq.FileMetaData, pa.Schema]:
         raise unreadable(file.path, error) from error
 
 
-def _parquet_parts(file: LogFile, metadata: pq.FileMetaData, columns: dict[str, str]) -> list[LogPart]:
-    """Neighbouring row groups, PART_ROWS together."""
+def _parquet_parts(file: LogFile, metadata: pq.FileMetaData, columns: dict[str, str], part_rows: int) -> list[LogPart]:
+    """Neighbouring row groups, `part_rows` together."""
     parts: list[LogPart] = []
     groups: list[int] = []
     first = rows = 0
     for index in range(metadata.num_row_groups):
         groups.append(index)
         rows += metadata.row_group(index).num_rows
-        if rows >= PART_ROWS or index == metadata.num_row_groups - 1:
+        if rows >= part_rows or index == metadata.num_row_groups - 1:
             parts.append(LogPart(file, "parquet", columns, rows, tuple(groups), first))
             first, rows, groups = first + rows, 0, []
     return parts
@@ -259,7 +264,7 @@ def _open_synthetic(
     best_known = write_log(source, folder, on_file, run)
     columns = ColumnsConfig(action="action", value="value")
     files = find_files(str(folder / "log"), (".parquet",))
-    log = _open_parquet(files, columns, _read_item_info(str(folder / "items.parquet")), Quarantine(0))
+    log = _open_parquet(files, columns, _read_item_info(str(folder / "items.parquet")), Quarantine(0), PART_ROWS)
     return Log(log.parts, log.columns, False, "s", log.item_info, best_known)
 
 
