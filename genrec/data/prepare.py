@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from genrec.config import DataConfig, MixtureSource
+from genrec.data.local_tasks import RunTasks, open_tasks
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.mixture import CopyTask, MixtureJob, current_hashes, stale_sets
 from genrec.data.prepare_job import PrepareJob, Progress, check_settings
@@ -35,7 +36,7 @@ _IRRELEVANT = (
 def ensure_prepared(config: DataConfig, progress: Progress | None = None, say: Say | None = None) -> Manifest:
     """The manifest of `config.prepared`, which is prepared first when it is not there yet.
 
-    Raises DataError when it was prepared with other settings. Ray is imported only when there is something to prepare.
+    Raises DataError when it was prepared with other settings. Nothing is started unless there is something to prepare.
     """
     restore(Path(config.prepared).absolute())
     if not (Path(config.prepared) / MANIFEST_FILE).exists():
@@ -78,18 +79,20 @@ def prepare(
     report = progress or (lambda phase, done, total: None)
     target = Path(config.prepared).absolute()  # tasks may run in another folder
     check_target(target, overwrite=overwrite)
-    with work_folder(target) as work:
+    with work_folder(target) as work, open_tasks() as run_tasks:
         if isinstance(config.source, MixtureSource):
-            manifest, finished = _mix(config, config.source, work, report)
+            manifest, finished = _mix(config, config.source, work, run_tasks, report)
         else:
-            manifest, finished = _prepare_log(config, work, report, say)
+            manifest, finished = _prepare_log(config, work, run_tasks, report, say)
         check_target(target, overwrite=overwrite)
         publish(work, finished, target)
     report("finish", 1.0, 1.0)
     return manifest
 
 
-def _prepare_log(config: DataConfig, work: Path, report: Progress, say: Say | None) -> tuple[Manifest, Path]:
+def _prepare_log(
+    config: DataConfig, work: Path, run_tasks: RunTasks, report: Progress, say: Say | None
+) -> tuple[Manifest, Path]:
     """The manifest, and the folder with the finished set."""
     source = work / f"source-{_fingerprint(config.source.model_dump_json())}"
     keep_only(work, source.name, "job-*")
@@ -98,26 +101,28 @@ def _prepare_log(config: DataConfig, work: Path, report: Progress, say: Say | No
         source,
         lambda fraction: report("open", fraction, 1.0),
         max_rejected_files=config.max_rejected_files,
-        run=lambda function, tasks: map_saved(function, tasks, source / "written"),
+        run=lambda function, tasks: map_saved(run_tasks, function, tasks, source / "written"),
     )
     check_settings(config, log)
     report("open", 1.0, 1.0)
     folder = work / f"job-{_fingerprint(config.model_dump_json(), *_describe(log))}"
     keep_only(work, source.name, folder.name)
-    job = PrepareJob(config, log, folder, report)
+    job = PrepareJob(config, log, folder, run_tasks, report)
     if job.num_done and say is not None:
         say(f"resumed: {job.num_done} of {job.num_tasks} tasks were done")
     return job.run(), job.finished
 
 
-def _mix(config: DataConfig, source: MixtureSource, work: Path, report: Progress) -> tuple[Manifest, Path]:
+def _mix(
+    config: DataConfig, source: MixtureSource, work: Path, run_tasks: RunTasks, report: Progress
+) -> tuple[Manifest, Path]:
     """The same for a mixture; it goes on, too, while its sets are what they were."""
     folder = work / f"mixture-{_fingerprint(config.model_dump_json(), *current_hashes(source).values())}"
     keep_only(work, folder.name)
     job = MixtureJob(config, folder)
 
     def copy_all(function: Callable[[CopyTask], str], tasks: Sequence[CopyTask]) -> Iterator[str]:
-        for done, name in enumerate(map_saved(function, tasks, folder / "copied"), start=1):
+        for done, name in enumerate(map_saved(run_tasks, function, tasks, folder / "copied"), start=1):
             report("write", done / len(tasks), 1.0)
             yield name
 

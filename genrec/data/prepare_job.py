@@ -7,9 +7,10 @@
     write_sequences    a task a shard: stable sort by user and time, sequences to Parquet, counts of what training sees
     manifest           last; then the folder gets its name in one rename                            (prepared_folder.py)
 
-The tasks run on Ray Data. Between them events live in files beside the prepared folder (runs.py), not in memory, and a
-task holds one run or one shard. Results of tasks are files, too (saved_tasks.py): a preparation that was killed goes on
-where it was. On a cluster the prepared folder must be on a file system that all nodes see.
+The tasks run on the Ray cluster there is, else in processes of this machine (local_tasks.py). Between them events live
+in files beside the prepared folder (runs.py), not in memory, and a task holds one run or one shard. Results of tasks
+are files, too (saved_tasks.py): a preparation that was killed goes on where it was. On a cluster the prepared folder
+must be on a file system that all nodes see.
 """
 
 from collections import Counter
@@ -25,12 +26,14 @@ import pyarrow.parquet as pq
 
 from genrec.config import DataConfig, GlobalTimeSplit
 from genrec.data.filters import CountTask, Kept, count_shard, keep_core
+from genrec.data.local_tasks import RunTasks
 from genrec.data.manifest import (
     Manifest,
     RejectedFile,
     SequenceFile,
     SourceFile,
     content_hash,
+    num_train_items,
     save_manifest,
 )
 from genrec.data.quarantine import Quarantine, check_rejected_rows, scatter_or_reject, settle
@@ -38,7 +41,7 @@ from genrec.data.runs import Piece
 from genrec.data.saved_tasks import map_saved, num_saved
 from genrec.data.scatter import ScatterTask
 from genrec.data.schema import ITEMS_FILE, REJECTED_DIR, SEQUENCES_DIR, USERS_FILE, users_schema
-from genrec.data.sequences import SequenceResult, SequenceTask, load_shard_users, write_sequences
+from genrec.data.sequences import SequenceResult, SequenceTask, load_shard_users, train_until, write_sequences
 from genrec.data.sources import Log
 from genrec.data.vocabulary import Vocabulary, build_vocabulary, items_table, name_actions, numbered_items, order_items
 from genrec.errors import DataError
@@ -49,7 +52,7 @@ TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
 Progress = Callable[[str, float, float], None]
-"""Called with a phase (open, read, filter, write, finish), and how many of how many events are through it.
+"""Called with a phase (open, read, items, filter, write, finish), and how many of how many events are through it.
 
 Where events are not counted, it is a fraction of 1.
 """
@@ -79,10 +82,11 @@ class _Shards:
 class PrepareJob:
     """One preparation: the phases of the module's docstring, in order. `finished` is the folder that it fills."""
 
-    def __init__(self, config: DataConfig, log: Log, work: Path, report: Progress) -> None:
+    def __init__(self, config: DataConfig, log: Log, work: Path, run_tasks: RunTasks, report: Progress) -> None:
         self.config = config
         self.log = log
         self.work = work
+        self.run_tasks = run_tasks
         self.report = report
         self.num_shards = config.num_shards or max(1, round(log.num_rows / SHARD_EVENTS))
         self.finished = work / "set"
@@ -102,6 +106,7 @@ class PrepareJob:
     def run(self) -> Manifest:
         """The manifest, after everything is written to `finished`."""
         shards = self._scatter()
+        self.report("items", 0.0, 1.0)
         vocabulary = build_vocabulary(shards.runs, integer_items=shards.integer_items)
         kept = self._filter(shards, vocabulary)
         return self._write(shards, vocabulary, kept)
@@ -118,7 +123,7 @@ class PrepareJob:
         folder = self.work / (phase if number is None else f"{phase}-{number:03d}")
         done = 0
         self.report(phase, 0, sum(sizes))
-        for size, result in zip(sizes, map_saved(function, tasks, folder), strict=True):
+        for size, result in zip(sizes, map_saved(self.run_tasks, function, tasks, folder), strict=True):
             done += size
             self.report(phase, done, sum(sizes))
             yield result
@@ -170,7 +175,13 @@ class PrepareJob:
 
     def _filter(self, shards: _Shards, vocabulary: Vocabulary) -> Kept:
         tasks = [
-            CountTask(pieces, shards.integer_users, len(vocabulary), self.config.min_user_events)
+            CountTask(
+                pieces=pieces,
+                integer_users=shards.integer_users,
+                num_items=len(vocabulary),
+                min_user_events=self.config.min_user_events,
+                train_until=train_until(self.config.split),
+            )
             for pieces in shards.pieces
         ]
         kept = keep_core(
@@ -188,7 +199,7 @@ class PrepareJob:
         return kept
 
     def _write(self, shards: _Shards, vocabulary: Vocabulary, kept: Kept) -> Manifest:
-        order = order_items(vocabulary.items, kept.counts)
+        order = order_items(vocabulary.items, kept.deciding_counts, kept.counts > 0)
         items = numbered_items(vocabulary, order, kept.counts)
         indices = np.zeros(len(vocabulary), dtype=np.int32)
         indices[order] = np.arange(1, len(order) + 1)
@@ -228,6 +239,7 @@ class PrepareJob:
         manifest = Manifest(
             num_users=sum(kept.users_per_shard),
             num_items=len(totals.train_counts),
+            num_train_items=num_train_items(self.config.split, totals.train_counts),
             num_events=kept.num_events,
             num_train_events=int(totals.train_counts.sum()),
             has_times="time" in self.log.columns,

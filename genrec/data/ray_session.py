@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,12 @@ def ensure_ray() -> None:
             ) from error
     else:
         _start_here(quiet)
+
+
+def has_ray() -> bool:
+    """Whether RAY_ADDRESS names a cluster, or this process is connected to one; does not import Ray."""
+    ray = sys.modules.get("ray")
+    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
 
 
 def _start_here(options: dict[str, Any]) -> None:
@@ -101,7 +108,7 @@ def map_tasks(
     """
     import ray
 
-    call = ray.remote(_call)
+    call = ray.remote(call_task)
     num_running = _TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = iter(tasks)
     running = deque(call.remote(function, task) for task in islice(waiting, num_running))
@@ -122,7 +129,7 @@ def map_tasks(
             ray.cancel(task)
 
 
-def _call(function: Callable[[TaskT], ResultT], task: TaskT) -> tuple[ResultT | None, GenrecError | None]:
+def call_task(function: Callable[[TaskT], ResultT], task: TaskT) -> tuple[ResultT | None, GenrecError | None]:
     """What the function returns, or the user's mistake."""
     try:
         return function(task), None

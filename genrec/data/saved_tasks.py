@@ -6,24 +6,25 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genrec.data.ray_session import ensure_ray, map_tasks
+from genrec.data.local_tasks import RunTasks
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
 
-def map_saved(function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], folder: Path) -> Iterator[ResultT]:
+def map_saved(
+    run: RunTasks, function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], folder: Path
+) -> Iterator[ResultT]:
     """`function(task)` for every task, in the order of the tasks; those with a file in `folder` are not called again.
 
-    A task's file is its pickled result, and appears whole when the task is done. Through Ray itself goes nothing.
+    A task's file is its pickled result, and appears whole when the task is done; `run` itself carries nothing back.
     """
     folder.mkdir(exist_ok=True)
     paths = [_result_path(folder, index) for index in range(len(tasks))]
     missing = {path: task for path, task in zip(paths, tasks, strict=True) if not path.exists()}
     done: Iterator[None] = iter(())
     if missing:
-        ensure_ray()
-        done = map_tasks(_Saved(function), list(missing.items()))
+        done = run(_Saved(function), list(missing.items()))
     with contextlib.ExitStack() as stack:
         if close := getattr(done, "close", None):
             stack.callback(close)  # ends the tasks that still run when nobody wants them any more
@@ -31,6 +32,8 @@ def map_saved(function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], fold
             if path in missing:
                 next(done)
             yield pickle.loads(path.read_bytes())
+        for _ in done:  # there is none, but only now does `run` know that nobody waits
+            pass
 
 
 def num_saved(folder: Path) -> int:

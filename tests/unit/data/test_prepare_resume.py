@@ -57,9 +57,24 @@ def kill_when(command: list[str], work: Path, pattern: str, count: int, log: Pat
                     child.wait(0.005)
                 assert child.returncode is None, log.read_text()
         finally:
+            processes = children_of(child.pid)
             child.kill()
             child.wait(30)
+    while running := [pid for pid in processes if is_running(pid)]:
+        assert time.monotonic() < deadline, running
     return found
+
+
+def children_of(parent: int) -> list[int]:
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for path in tasks for pid in path.read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -138,11 +153,11 @@ def test_results_are_read_again_and_calls_are_not_made_again(tmp_path: Path) -> 
         (calls / f"{number}-{os.getpid()}-{time.monotonic_ns()}").touch()
         return number**2
 
-    half = map_saved(square, range(4), tmp_path / "results")
+    half = map_saved(map, square, range(4), tmp_path / "results")
     assert next(half) == 0
     half.close()
     (tmp_path / "results/000003.draft").write_bytes(b"half")
-    assert list(map_saved(square, range(4), tmp_path / "results")) == [0, 1, 4, 9]
+    assert list(map_saved(map, square, range(4), tmp_path / "results")) == [0, 1, 4, 9]
     num_calls = len(list(calls.iterdir()))
-    assert list(map_saved(square, range(4), tmp_path / "results")) == [0, 1, 4, 9]
+    assert list(map_saved(map, square, range(4), tmp_path / "results")) == [0, 1, 4, 9]
     assert len(list(calls.iterdir())) == num_calls and len(list(calls.glob("0-*"))) == 1
