@@ -24,7 +24,7 @@ CPU_CACHE_LOGITS = 2**21  # 8 MiB of fp32: on a CPU, logits that stay in the cac
 
 @dataclass(frozen=True, slots=True)
 class FullSoftmax:
-    """-log softmax over all items (padding excluded) of the target's score / temperature, summed over the rows."""
+    """-log softmax over all items that training knows of the target's score / temperature, summed over the rows."""
 
     temperature: float
     max_logits_bytes: int
@@ -34,7 +34,7 @@ class FullSoftmax:
         rows = item_table.normalized(_at_least_fp32(hidden)) / self.temperature
 
         def use(weight: Tensor) -> Tensor:
-            table = item_table.normalized(_at_least_fp32(weight))
+            table = item_table.normalized(_at_least_fp32(item_table.known(weight)))
             needs_gradient = torch.is_grad_enabled() and (rows.requires_grad or table.requires_grad)
             max_logits = self.max_logits_bytes // rows.element_size()
             loss: Tensor = _FullSoftmax.apply(rows, table, targets, max_logits, needs_gradient)  # type: ignore[no-untyped-call]
@@ -47,7 +47,7 @@ class FullSoftmax:
 
 @dataclass(frozen=True, slots=True)
 class SampledSoftmax:
-    """-log softmax over the target and negatives that all rows share, drawn uniformly from all items.
+    """-log softmax over the target and negatives that all rows share, drawn uniformly from what training knows.
 
     A negative that is a row's own target does not count for that row. Draws from torch's default CPU generator.
     """
@@ -58,7 +58,7 @@ class SampledSoftmax:
 
     def __call__(self, hidden: Tensor, targets: Tensor, item_table: ItemTable) -> Tensor:
         """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]."""
-        negatives = torch.randint(1, item_table.num_items + 1, (self.num_negatives,), device="cpu")
+        negatives = torch.randint(1, item_table.num_train_items + 1, (self.num_negatives,), device="cpu")
         return self.with_negatives(hidden, targets, negatives.to(targets.device), item_table)
 
     def with_negatives(self, hidden: Tensor, targets: Tensor, negatives: Tensor, item_table: ItemTable) -> Tensor:

@@ -34,6 +34,7 @@ from genrec.data.manifest import (
     SourceFile,
     content_hash,
     load_manifest,
+    num_train_items,
     save_manifest,
 )
 from genrec.data.prepare import config_differences
@@ -226,6 +227,7 @@ class AppendJob:
             "num_users": num_users,
             "num_items": num_items,
             "num_events": self.manifest.num_events + len(new.events.items),
+            "num_train_items": num_train_items(self.config.split, train_counts),
             "num_train_events": int(train_counts.sum()),
             "time_range": (min(first, int(new.events.times.min())), max(last, int(new.events.times.max()))),
             "actions": (*self.manifest.actions, *new.actions),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from genrec.config import Split
+from genrec.config import GlobalTimeSplit, Split
 from genrec.data.schema import ITEMS_FILE, MANIFEST_FILE, SEQUENCES_DIR, USERS_FILE
 from genrec.data.sequence_files import load_superseded, read_row_group, superseded_path
 from genrec.errors import DataError
@@ -70,6 +70,9 @@ class Manifest(_Frozen):
     schema_version: int = SCHEMA_VERSION
     num_users: int
     num_items: int = Field(description="without padding: item indices are 1 .. num_items")
+    num_train_items: int = Field(
+        0, description="items 1 .. num_train_items may be negatives: those known before a global-time split; 0 is all"
+    )
     num_events: int
     num_train_events: int
     has_times: bool = Field(description="False: `times` only count positions, the log had none")
@@ -95,6 +98,16 @@ class Manifest(_Frozen):
     def num_row_groups(self) -> int:
         """Row groups over all files."""
         return sum(len(file.row_groups) for file in self.files)
+
+
+def num_train_items(split: Split, train_counts: npt.NDArray[np.int64]) -> int:
+    """Items that training may know of, by the train counts of items 1, 2, ...; 0 where the split is not by time.
+
+    Items without a training event come last in a set prepared at once; an append may leave some of them in between.
+    """
+    if not isinstance(split, GlobalTimeSplit):
+        return 0
+    return int(train_counts.nonzero()[0].max(initial=-1)) + 1
 
 
 def save_manifest(folder: str | Path, manifest: Manifest) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from genrec.config import DataConfig, MixtureSource
+from genrec.config import DataConfig, GlobalTimeSplit, MixtureSource
 from genrec.data.log_files import expand_path
 from genrec.data.manifest import (
     Manifest,
@@ -27,6 +27,7 @@ from genrec.data.manifest import (
     content_hash,
     describe_sequence_file,
     load_manifest,
+    num_train_items,
     save_manifest,
 )
 from genrec.data.schema import ITEMS_FILE, SEQUENCES_DIR, SEQUENCES_SCHEMA, USERS_FILE, items_schema, users_schema
@@ -110,11 +111,13 @@ class MixtureJob:
                 f"The sets have item ids of different types ({', '.join(sorted(kinds))}), so that none could be the "
                 "same item; prepare them with one type of id."
             )
+        # Items that training does not know of come last, where the split says so.
+        by = "train_count_sum" if isinstance(self.config.split, GlobalTimeSplit) else "count_sum"
         joined = (
             pa.concat_tables(tables)
             .group_by("item", use_threads=False)
             .aggregate([("count", "sum"), ("train_count", "sum"), ("type", "first"), ("title", "first")])
-            .sort_by([("count_sum", "descending"), ("item", "ascending")])
+            .sort_by([(by, "descending"), ("item", "ascending")])
         )
         for number, table in enumerate(tables):
             found = pc.index_in(table["item"].combine_chunks(), value_set=joined["item"]).to_numpy()
@@ -140,6 +143,7 @@ class MixtureJob:
         return Manifest(
             num_users=sum(manifest.num_users for manifest in manifests),
             num_items=len(items),
+            num_train_items=num_train_items(self.config.split, items["train_count"].to_numpy()),
             num_events=sum(manifest.num_events for manifest in manifests),
             num_train_events=sum(manifest.num_train_events for manifest in manifests),
             has_times=manifests[0].has_times,

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genrec.config import GlobalTimeSplit, LeaveOneOutSplit
-from genrec.data.filters import count_numbers
+from genrec.config import GlobalTimeSplit, Split
+from genrec.data.filters import before, count_numbers, users_that_stay
 from genrec.data.manifest import SequenceFile, describe_sequence_file, length_histogram
 from genrec.data.runs import Piece, load_shard
 from genrec.data.schema import SEQUENCES_SCHEMA
@@ -39,7 +39,7 @@ class SequenceTask:
     item_indices: Path
     num_items: int
     actions: tuple[str, ...]
-    split: LeaveOneOutSplit | GlobalTimeSplit
+    split: Split
     first_user: int
     row_group_users: int
     path: Path
@@ -70,9 +70,10 @@ def write_sequences(task: SequenceTask) -> SequenceResult | None:
     events = load_shard(task.pieces, ["time", "action"], integer_users=task.integer_users, actions=task.actions)
     items = np.load(task.item_indices, mmap_mode="r")[events.items]
     stays = items > 0
-    per_user = np.bincount(events.users[stays], minlength=len(events.user_ids))
-    user_stays = (per_user >= task.min_user_events) & (per_user > 0)
+    in_time = before(events.times, train_until(task.split))
+    user_stays = users_that_stay(events.users, stays, in_time, len(events.user_ids), task.min_user_events)
     stays &= user_stays[events.users]
+    per_user = np.bincount(events.users[stays], minlength=len(events.user_ids))
     kept_users = np.flatnonzero(user_stays)
     if not len(kept_users):
         return None
@@ -106,6 +107,11 @@ def write_sequences(task: SequenceTask) -> SequenceResult | None:
         train_items=train_items,
         train_counts=train_counts,
     )
+
+
+def train_until(split: Split) -> int | None:
+    """The microsecond that ends what training may see of everyone; None where the split goes by events."""
+    return split.validation_from * MICROSECONDS if isinstance(split, GlobalTimeSplit) else None
 
 
 def time_order(rows: npt.NDArray[np.integer[Any]], times: Integers | None) -> Integers:

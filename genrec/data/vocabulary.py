@@ -82,9 +82,9 @@ def _add_up(parts: list[Vocabulary]) -> Vocabulary:
     return Vocabulary(hashes[first], items.take(pa.array(first)), counts.astype(np.int64))
 
 
-def order_items(items: pa.Array, counts: Integers) -> Integers:
-    """Positions of the items that occur in the order of their indices: by falling count, then by rising id."""
-    present = np.flatnonzero(counts)
+def order_items(items: pa.Array, counts: Integers, stays: npt.NDArray[np.bool_]) -> Integers:
+    """Positions of the items that stay in the order of their indices: by falling count, then by rising id."""
+    present = np.flatnonzero(stays)
     by_id = present[pc.array_sort_indices(items.take(pa.array(present))).to_numpy()]
     order: Integers = by_id[np.argsort(-counts[by_id], kind="stable")]
     return order

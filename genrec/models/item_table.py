@@ -17,6 +17,8 @@ class ItemTable(nn.Module):
     def __init__(self, num_items: int, dim: int, *, std: float = 0.02, l2_normalize: bool = False) -> None:
         super().__init__()
         self.num_items = num_items
+        self.num_train_items = num_items
+        """Items 1 .. num_train_items are what a loss may compare with; a global-time split hides the others."""
         self.dim = dim
         self.l2_normalize = l2_normalize
         self.weight = nn.Parameter(torch.empty(num_items + 1, dim))
@@ -27,6 +29,10 @@ class ItemTable(nn.Module):
     def forward(self, use: Callable[[Tensor], Tensor]) -> Tensor:
         """`use(weight)`, with the whole weight at hand."""
         return use(self.weight)
+
+    def known(self, weight: Tensor) -> Tensor:
+        """The rows of padding and of the items that a loss may compare with."""
+        return weight if self.num_train_items == self.num_items else weight[: self.num_train_items + 1]
 
     def embed(self, items: Tensor) -> Tensor:
         """Vectors [num_tokens, dim] of `items` [num_tokens]; no gradient reaches the padding row."""

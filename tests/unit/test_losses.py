@@ -172,3 +172,21 @@ def test_build_loss() -> None:
 def test_negatives_that_cannot_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must hold one row of num_negatives \(20000\)"):
         SampledSoftmaxConfig(name="sampled-softmax", num_negatives=20_000, max_logits_bytes=2**16)
+
+
+def test_items_that_training_does_not_know_change_no_loss() -> None:
+    torch.manual_seed(0)
+    table = ItemTable(30, 8)
+    smaller = ItemTable(20, 8)
+    smaller.weight.data.copy_(table.weight.data[:21])
+    table.num_train_items = 20
+    hidden, targets = torch.randn(50, 8), torch.randint(1, 21, (50,))
+    for loss in (FullSoftmax(0.5, 2**20), SampledSoftmax(0.5, 64, 2**20)):
+        results = []
+        for items in (table, smaller):
+            torch.manual_seed(1)
+            value = loss(hidden, targets, items)
+            (gradient,) = torch.autograd.grad(value, items.weight)
+            results.append((value, gradient[:21]))
+            assert not gradient[21:].any()
+        torch.testing.assert_close(results[0], results[1])

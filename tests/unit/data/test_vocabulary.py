@@ -49,7 +49,7 @@ def test_indices_follow_count_then_id(tmp_path: Path) -> None:
     built = build_vocabulary([run.file for run in written], integer_items=False)
     counts = built.counts.copy()
     counts[built.counts < 2] = 0  # dropped by a filter
-    items = numbered_items(built, order_items(built.items, counts), counts)
+    items = numbered_items(built, order_items(built.items, counts, counts > 0), counts)
     expected = Counter(item for log in logs for item in log)
     rows = sorted((-count, item) for item, count in expected.items() if count >= 2)
     assert items.to_pylist() == [{"item": item, "count": -count} for count, item in rows]
