@@ -3,10 +3,11 @@
 python benchmarks/prepare.py --events 1000000 10000000
 python benchmarks/prepare.py --events 10000000 100000000 --rounds 1 --items 50000 --order time
 
-A synthetic log of each size is written once (benchmarks/out/prepare) and read by both sides in turn. genrec's side is the
-command as a user runs it, start of Ray included. Polars' side (prepare_polars.py, in a virtual environment of its own)
-does the same work in memory: drop bad rows, count items, number them by falling count, sort by user and time (stable),
-group into lists, write Parquet. Memory is the sum over all processes of a side, what they share counted once.
+A synthetic log of each size is written once (benchmarks/out/prepare) and read by both sides in turn. genrec's side is
+the command as a user runs it: in processes of this machine, or on the cluster that RAY_ADDRESS names. Polars' side
+(prepare_polars.py, in a virtual environment of its own) does the same work in memory: drop bad rows, count items,
+number them by falling count, sort by user and time (stable), group into lists, write Parquet. Memory is the sum over
+all processes of a side, what they share counted once.
 """
 
 import argparse
@@ -28,8 +29,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from genrec.config import SyntheticSource
+from genrec.data.local_tasks import open_tasks
 from genrec.data.manifest import load_manifest
-from genrec.data.ray_session import ensure_ray, map_tasks
 from genrec.data.synthetic import write_log
 from peer_process import BENCHMARKS, INSTALL_TIMEOUT_S, OUT, run_child
 from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
@@ -111,9 +112,9 @@ def make_log(num_events: int, num_items: int, order: str) -> Path:
     draft = folder.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
     source = SyntheticSource(name="synthetic", num_events=num_events, num_items=num_items)
-    ensure_ray()
     started_s = time.perf_counter()
-    write_log(source, draft, run=map_tasks)
+    with open_tasks() as run_tasks:
+        write_log(source, draft, run=run_tasks)
     print(f"log of {num_events:,} events: {num_events / (time.perf_counter() - started_s):,.0f} events/s", flush=True)
     if order == "time":
         _sort_by_time(draft / "log", num_events)
@@ -168,7 +169,6 @@ def compare(options: argparse.Namespace) -> Result:
     logs = {num_events: make_log(num_events, options.items, options.order) for num_events in options.events}
     if any(side == "polars" for side in options.sides):
         polars_python()
-    _end_ray()
     for num_events, log in logs.items():
         of_size: list[Row] = []
         for number in range(options.rounds):
@@ -212,12 +212,6 @@ def _summary(rows: list[Row]) -> dict[str, Any]:
     both = speeds.get("genrec", {}).keys() & speeds.get("polars", {}).keys()
     ratio = summarize(speeds["genrec"][number] / speeds["polars"][number] for number in sorted(both))
     return result | {"ratio": asdict(ratio) if ratio else None}
-
-
-def _end_ray() -> None:
-    import ray
-
-    ray.shutdown()  # the log is written: what is measured starts its own
 
 
 def _num_cores() -> int:

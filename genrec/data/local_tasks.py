@@ -1,7 +1,7 @@
 """Where the tasks of `genrec prepare` run: on the Ray cluster there is, else in processes of this machine.
 
-Ray takes several seconds to start and half a gigabyte to be there, which is more than most logs need. Without a cluster
-it would give nothing for that, and a log can be prepared where Ray is not installed.
+Ray takes several seconds and some hundred megabytes, which is more than most logs need. Without a cluster it would give
+nothing for that, and a log can be prepared where Ray is not installed.
 """
 
 import os
