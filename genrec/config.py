@@ -83,7 +83,9 @@ class BatchConfig(Section):
     chunk_tokens: int = Field(
         1_000_000, ge=2, description="events that are read and shuffled together; at least those of 32 steps"
     )
-    steps_per_block: int = Field(16, ge=1, le=1_024, description="steps handed to a worker at a time, at most")
+    steps_per_block: int = Field(
+        16, ge=1, le=1_024, description="steps handed to a worker at a time; more where they are small"
+    )
 
     @model_validator(mode="after")
     def _tokens(self) -> "BatchConfig":

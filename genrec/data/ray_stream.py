@@ -3,7 +3,7 @@
     plan -> runs of chunks -> worker_tables (a task a run) -> one row for each block of steps of a worker
          -> streaming_split -> stream.worker_batches -> the training loop
 
-A row holds one worker's micro-batches of up to `steps_per_block` steps as one table, in Arrow's stream format. Ray
+A row holds one worker's micro-batches of a block of steps as one table, in Arrow's stream format. Ray
 blocks of one row make `streaming_split` deal them to the workers strictly in turn (a test pins it), and the last steps
 of a chunk may be a smaller row than the others.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from genrec.data.micro_batches import worker_tables
+from genrec.data.packing import PackingRule
 from genrec.data.plan import Chunk, GroupVisit, Plan, PlanSpec
 
 if TYPE_CHECKING:
@@ -39,7 +40,21 @@ def ray_dataset(plan: Plan, *, start_step: int, end_step: int, workers: int) -> 
         .repartition(target_num_rows_per_block=1, strict=True)
     )
     dataset.context.custom_execution_callback_classes = [_pace()]
+    dataset.context._max_num_blocks_in_streaming_gen_buffer = _blocks_ahead(plan.spec.rule, workers)
     return dataset
+
+
+BYTES_AHEAD = 64 * 2**20
+BYTES_PER_EVENT = 13
+
+
+def _blocks_ahead(rule: PackingRule, workers: int) -> int:
+    """Blocks that a task may have ready before the scheduling loop takes them.
+
+    Ray Data's 2 would be all that a round moves: with the pause below, 8 blocks a second, however small.
+    """
+    block_bytes = rule.steps_per_block * rule.tokens_per_step // workers * BYTES_PER_EVENT
+    return min(max(BYTES_AHEAD // block_bytes, 2), 64)
 
 
 def _grouped(chunks: Iterable[Chunk], tokens: int) -> Iterator[list[Chunk]]:

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,10 @@ def plan(tmp_path_factory, write_prepared, make_config) -> Plan:
     generator = np.random.default_rng(2)
     sequences = [generator.integers(1, 40, generator.integers(2, 30)).tolist() for _ in range(900)]
     folder = write_prepared(tmp_path_factory.mktemp("stream") / "set", sequences, rows_per_group=20, num_items=40)
-    batch = f"batch={{tokens_per_step: 64, micro_batches_per_step: {PARTS}, steps_per_block: 3, chunk_tokens: 2000}}"
-    return make_plan(make_config(folder, batch))
+    batch = f"batch={{tokens_per_step: 64, micro_batches_per_step: {PARTS}, chunk_tokens: 2000}}"
+    plan = make_plan(make_config(folder, batch))
+    plan.spec = replace(plan.spec, rule=replace(plan.spec.rule, steps_per_block=3))  # several blocks a chunk
+    return plan
 
 
 @pytest.mark.parametrize(("workers", "start"), [(1, 0), (2, 7), (4, 0)])

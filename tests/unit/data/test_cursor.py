@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,11 @@ def plans(write_prepared, make_config) -> Iterator[dict[str, Plan]]:
     with tempfile.TemporaryDirectory() as folder:
         sequences = [np.random.default_rng(n).integers(1, 50, n).tolist() for n in LENGTHS]
         prepared = write_prepared(Path(folder) / "set", sequences, rows_per_group=8, num_files=2, num_items=50)
-        batch = f"batch={{tokens_per_step: 144, micro_batches_per_step: {PARTS}, steps_per_block: 3, chunk_tokens: 9}}"
-        yield {window: make_plan(make_config(prepared, batch, f"sequence.window={window}")) for window in WINDOWS}
+        batch = f"batch={{tokens_per_step: 144, micro_batches_per_step: {PARTS}, chunk_tokens: 9}}"
+        plans = {window: make_plan(make_config(prepared, batch, f"sequence.window={window}")) for window in WINDOWS}
+        for plan in plans.values():
+            plan.spec = replace(plan.spec, rule=replace(plan.spec.rule, steps_per_block=3))  # several blocks a chunk
+        yield plans
 
 
 def dealt_tables(plan: Plan, start: int, end: int, rank: int, workers: int) -> Iterator[pa.Table]:

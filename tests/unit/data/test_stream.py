@@ -1,6 +1,7 @@
 """Plan and stream: the order is pure, each window is trained once an epoch, and workers and restarts change nothing."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from genrec.data.stream import Place, local_tables, worker_batches
 from genrec.errors import ConfigError, DataError, RunError
 
 PARTS = 4
-OVERRIDES = ("batch.tokens_per_step=48", f"batch.micro_batches_per_step={PARTS}", "batch.steps_per_block=2")
+OVERRIDES = ("batch.tokens_per_step=48", f"batch.micro_batches_per_step={PARTS}")
 
 
 @pytest.fixture
@@ -105,13 +106,21 @@ def test_the_order_depends_on_seed_and_data(plan: Plan, tmp_path: Path, sequence
 def test_a_block_is_one_workers_share_of_a_few_steps(plan: Plan) -> None:
     chunk = plan.epoch(0)[0]
     end = chunk.num_steps - 1
-    tables = list(worker_tables(plan.spec, [chunk], ranks=range(2), workers=2, start_step=1, end_step=end))
+    spec = replace(plan.spec, rule=replace(plan.spec.rule, steps_per_block=2))
+    tables = list(worker_tables(spec, [chunk], ranks=range(2), workers=2, start_step=1, end_step=end))
     assert len(tables) == 2 * -(-(end - 1) // 2)
     for number, table in enumerate(tables):
         places = list(zip(table["step"].to_pylist(), table["part"].to_pylist(), strict=True))
         assert {part % 2 for _, part in places} == {number % 2}
         assert places == sorted(places)
         assert {step for step, _ in places} <= {1 + number // 2 * 2, 2 + number // 2 * 2}
+
+
+def test_small_steps_go_in_large_blocks(tmp_path: Path, write_prepared, make_config) -> None:
+    folder = write_prepared(tmp_path / "set", [[1, 2, 3, 4, 5]])
+    for tokens_per_step, steps in ((131_072, 16), (8_192, 16), (1_000, 131)):
+        plan = make_plan(make_config(folder, f"batch.tokens_per_step={tokens_per_step}"))
+        assert plan.spec.rule.steps_per_block == steps
 
 
 def test_an_epoch_has_several_chunks_of_about_the_same_size(plan: Plan) -> None:
@@ -170,7 +179,7 @@ def test_a_stream_out_of_order_or_cut_short_is_an_error(plan: Plan) -> None:
     with pytest.raises(RunError, match="out of order"):
         list(worker_batches(iter([tables[0].slice(1)]), **limits))
     with pytest.raises(RunError, match="out of order"):
-        list(worker_batches(iter(tables[1:]), **limits))
+        list(worker_batches(iter([tables[0].slice(PARTS)]), **limits))
     with pytest.raises(RunError, match="ended before step 0"):
         list(worker_batches(iter([]), **limits))
 
