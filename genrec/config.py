@@ -232,6 +232,14 @@ class TrainConfig(Section):
     patience: int | None = Field(None, ge=1, description="validations without a better metric before training stops")
     log_every_steps: int = Field(10, ge=1, description="steps between two metric lines")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept")
+    keep_best: int = Field(
+        0,
+        ge=0,
+        description="checkpoints with the best validation metric that are kept besides; each validation saves one",
+    )
+    start_from: str | None = Field(
+        None, description="export folder or run whose weights a new run begins with; items are matched by their ids"
+    )
     log_windows: bool = Field(False, description="write the windows of every trained step to windows/ in the run")
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from genrec.data.plan import make_plan
 from genrec.data.ray_session import ensure_ray
 from genrec.errors import GenrecError, RunError, full_disk
 from genrec.run_dir import RunDir, write_atomically
-from genrec.training.checkpoint import latest_checkpoint, read_info
+from genrec.training.checkpoint import prune_checkpoints, read_info, resume_point
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,11 +53,8 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     ensure_ray()
     check_resources(config)
     plan = make_plan(config)
-    # Workers run in folders of their own, perhaps on other machines: they are told where the prepared set really is.
-    prepared = str(Path(config.data.prepared).absolute())
-    placed = config.model_copy(update={"data": config.data.model_copy(update={"prepared": prepared})})
     job = Job(
-        config=placed.model_dump(mode="json"),
+        config=_placed(config).model_dump(mode="json"),
         run_root=str(run.root.absolute()),
         end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps),
         started_at_s=started_at_s,
@@ -82,11 +79,25 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
             f"Training failed after {config.cluster.max_failures} restarts: {_last_line(error)}. The run is in "
             f"{run.root}; the same command resumes it from its last checkpoint."
         ) from error
+    # Worker 0 prunes while others may still be uploading; now all have ended.
+    prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints, config.train.keep_best)
+
+
+def _placed(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with whole paths: workers run in folders of their own, perhaps on other machines."""
+    start_from = config.train.start_from
+    paths = {
+        "data": config.data.model_copy(update={"prepared": str(Path(config.data.prepared).absolute())}),
+        "train": config.train.model_copy(
+            update={"start_from": None if start_from is None else str(Path(start_from).absolute())}
+        ),
+    }
+    return config.model_copy(update=paths)
 
 
 def _trainer(config: ExperimentConfig, job: Job) -> Any:
     from ray.data import ExecutionOptions
-    from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     cluster = config.cluster
@@ -106,7 +117,6 @@ def _trainer(config: ExperimentConfig, job: Job) -> Any:
             name=job.run.checkpoints_path.name,
             storage_path=job.run_root,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
             worker_runtime_env={"env_vars": _worker_environment()},
         ),
         datasets={"train": _DatasetFactory(job)},
@@ -129,9 +139,13 @@ class _DatasetFactory:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         config = config_from_dict(self.job.config)
-        newest = latest_checkpoint(self.job.run.checkpoints_path)
-        start_step = 0 if newest is None else read_info(newest).step
         workers = config.cluster.workers
+        try:
+            newest = resume_point(self.job.run.checkpoints_path)
+        except GenrecError as error:
+            _record(self.job.run.root / FAILURE_FILE, error)
+            return ray.data.range(workers)  # the workers end at once
+        start_step = 0 if newest is None else read_info(newest).step
         if start_step >= self.job.end_step:
             return ray.data.range(workers)  # nothing is left to train; no worker reads it
         return ray_dataset(make_plan(config), start_step=start_step, end_step=self.job.end_step, workers=workers)

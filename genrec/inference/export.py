@@ -28,7 +28,7 @@ from torch import Tensor
 from genrec.config import ExperimentConfig
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import ConfigError, DataError, RunError
-from genrec.run_dir import load_saved_config
+from genrec.run_dir import RunDir, load_saved_config
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
@@ -82,6 +82,11 @@ def write_export(
             f"The model cannot be exported to {target} ({error}); the export before it is kept: free some disk space "
             "or choose another runs_dir, and run the command again."
         ) from error
+
+
+def find_export(path: str | Path) -> Path:
+    """The export folder that `path` means: itself, or the one inside a run directory."""
+    return Path(path) if (Path(path) / INFO_FILE).is_file() else RunDir(Path(path)).export_path
 
 
 def read_export(folder: str | Path) -> Export:

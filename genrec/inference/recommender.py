@@ -22,10 +22,9 @@ from genrec.evaluation.users import (
     users_per_batch_of,
     window_batch,
 )
-from genrec.inference.export import INFO_FILE, read_export
+from genrec.inference.export import find_export, read_export
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
-from genrec.run_dir import RunDir
 
 ItemId = int | str
 
@@ -52,7 +51,7 @@ class Recommender:
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Recommender":
         """The best model of a run directory or of an export folder; raises DataError when there is none."""
-        folder = Path(path) if (Path(path) / INFO_FILE).is_file() else RunDir(Path(path)).export_path
+        folder = find_export(path)
         export = read_export(folder)
         model = build_model(export.config, export.items.num_rows, item_type_codes(export.items))
         try:

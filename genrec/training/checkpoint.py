@@ -1,16 +1,20 @@
 """Checkpoints (contract 6): what is in one, when it counts, and which one a run continues from.
 
     checkpoints/step_00001000/
-      state.json         step (next to train), progress, hashes, workers, engine, versions: written by rank 0
+      state.json         step (next to train), progress, config, hashes, workers, engine, versions: written by rank 0
       rank_00000.json    names, sizes and SHA-256 of the files that this worker wrote: its last file
       engine/...         DeepSpeed's shards (torch.pt with engine.name=torch)
+      finished           empty; put there once all of the above has been seen complete
 
 A checkpoint counts when state.json and every worker's list are there and every listed file has its size; digests are
 compared before a checkpoint is loaded. Anything else is named in the log, and the checkpoint before it is used.
+`finished` decides nothing about that. It tells what was damaged (it once was complete) from what was never written to
+its end: a run whose first checkpoint was cut by a kill starts again, a run whose checkpoints were damaged refuses to.
 """
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 from collections.abc import Callable
@@ -25,7 +29,10 @@ from genrec.training.state import TrainState
 if TYPE_CHECKING:
     from genrec.training.engine import Engine  # reading a checkpoint's state must not import torch
 
+logger = logging.getLogger(__name__)
+
 STATE_FILE = "state.json"
+FINISHED_FILE = "finished"
 _NAME = re.compile(r"^step_(\d{8,})$")
 
 
@@ -39,6 +46,16 @@ class CheckpointInfo:
     workers: int
     engine: dict[str, Any]
     versions: dict[str, str]
+    config: dict[str, Any] | None = None
+    """The resolved config; None in a checkpoint of a genrec that did not write it down."""
+    config_hash: str | None = None
+    time_s: float | None = None
+    """Unix time at which it was written."""
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """SHA-256 of a resolved config, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def checkpoint_name(step: int) -> str:
@@ -120,12 +137,65 @@ def latest_checkpoint(
     return None
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Deletes all but the newest `keep` checkpoints that count, and every one that does not."""
+def resume_point(folder: Path, *, digests: bool = True, warn: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The checkpoint that a run goes on from; None when none has ever been finished.
+
+    Raises RunError when some have been finished and none counts any more: starting over would throw a run away.
+    """
+    newest = latest_checkpoint(folder, digests=digests, warn=warn)
+    if newest is None:
+        finished = [path for path in list_checkpoints(folder) if (path / FINISHED_FILE).exists()]
+        if finished:
+            problems = "; ".join(f"{path.name}: {find_problem(path, digests=digests)}" for path in finished)
+            raise RunError(
+                f"No checkpoint in {folder} can be used any more ({problems}); put the files back from a copy, or "
+                "start over with --fresh."
+            )
+    return newest
+
+
+def drop_after(folder: Path, point: Path | None) -> None:
+    """Deletes the checkpoints newer than `point`, which do not count: the run writes those steps again.
+
+    What another number of workers left in a folder must not be taken for a part of the new checkpoint.
+    """
+    paths = list_checkpoints(folder)
+    for path in paths if point is None else paths[paths.index(point) + 1 :]:
+        _delete(path)
+
+
+def prune_checkpoints(folder: Path, keep: int, keep_best: int = 0) -> None:
+    """Keeps the newest `keep` checkpoints that count, and the `keep_best` with the best validation metric.
+
+    The newest that counts is always kept, and so is whatever is newer: it may be about to be written. A kill leaves
+    checkpoints that count or that do not, never one that seems to.
+    """
     paths = list_checkpoints(folder)
     good = [path for path in paths if find_problem(path, digests=False) is None]
-    for path in set(paths) - set(good[-keep:]):
+    if not good:
+        return
+    for path in good:
+        (path / FINISHED_FILE).touch()
+    kept = {*good[-keep:], *_best(good, keep_best)}
+    for path in paths[: paths.index(good[-1])]:
+        if path not in kept:
+            _delete(path)
+
+
+def _best(good: list[Path], number: int) -> list[Path]:
+    """The `number` best by validation metric, the earlier of two that are equal; fewer when fewer have one."""
+    metrics = [(read_info(path).state.metric, path) for path in good]
+    known = [(metric, path) for metric, path in metrics if metric is not None]
+    return [path for _, path in sorted(known, key=lambda entry: -entry[0])[:number]]
+
+
+def _delete(path: Path) -> None:
+    """Deletes a checkpoint; state.json goes first, so a half-deleted one never counts. A refusal only costs space."""
+    try:
+        (path / STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(path)
+    except OSError as error:
+        logger.warning("Checkpoint %s could not be deleted whole: %s", path, error)
 
 
 def same_topology(info: CheckpointInfo, config: ExperimentConfig) -> bool:

@@ -12,12 +12,18 @@ from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.evaluation.evaluate import evaluate
 from genrec.inference.export import write_export
-from genrec.training.checkpoint import CheckpointInfo, checkpoint_name, write_checkpoint
+from genrec.training.checkpoint import (
+    CheckpointInfo,
+    checkpoint_name,
+    config_hash,
+    prune_checkpoints,
+    write_checkpoint,
+)
 from genrec.training.context import WorkerContext
 from genrec.training.engine import Engine
 from genrec.training.meters import StepMeter, peak_memory_bytes
 from genrec.training.optim import learning_rate
-from genrec.training.state import TrainState
+from genrec.training.state import TrainState, export_info
 from genrec.training.tracking import Tracker
 from genrec.training.versions import installed_versions
 
@@ -89,6 +95,7 @@ class ValidationHook:
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         """See `Hook`. Metrics are summed over the workers, so all take the same decision."""
+        state.metric = None
         if not self.due(state):
             return
         started_at = time.perf_counter()
@@ -103,6 +110,7 @@ class ValidationHook:
             max_users=self.config.evaluation.max_validation_users,
         )
         metric = result.metrics[self.config.evaluation.metric]
+        state.metric = metric
         best = state.best_metric is None or metric > state.best_metric
         if best:
             state.best_metric, state.best_step, state.validations_without_gain = metric, state.step, 0
@@ -137,18 +145,15 @@ class ValidationHook:
             dict(weights),
             self.config,
             Path(self.config.data.prepared) / ITEMS_FILE,
-            {
-                "step": state.step,
-                "epoch": round(state.epochs_done, 6),
-                "metric": self.config.evaluation.metric,
-                "value": state.best_metric,
-                "content_hash": self.manifest.content_hash,
-            },
+            export_info(state, self.config.evaluation.metric, self.manifest.content_hash, self.manifest.actions),
         )
 
 
 class CheckpointHook:
-    """Saves a checkpoint every `train.checkpoint_every_steps` steps, or with every validation, and at the end."""
+    """Saves a checkpoint every `train.checkpoint_every_steps` steps, or with every validation, and at the end.
+
+    With `train.keep_best` every validation saves one too, so that the best has one.
+    """
 
     def __init__(
         self,
@@ -168,24 +173,32 @@ class CheckpointHook:
         """See `Hook`."""
         every = self.config.train.checkpoint_every_steps
         ends = state.stop_reason is not None or state.step == self.validation.end_step
-        due = self.validation.due(state) if every is None else state.step % every == 0
+        due = every is not None and state.step % every == 0
+        due = due or ((every is None or self.config.train.keep_best > 0) and self.validation.due(state))
         if not (due or ends):
             return
         started_at = time.perf_counter()
         folder = Path(tempfile.mkdtemp(prefix="genrec-checkpoint-"))
+        values = self.config.model_dump(mode="json")
         info = CheckpointInfo(
             step=state.step,
             state=state,
             content_hash=self.manifest.content_hash,
             workers=self.context.workers,
-            engine=self.config.engine.model_dump(mode="json"),
+            engine=values["engine"],
             versions=installed_versions(),
+            config=values,
+            config_hash=config_hash(values),
+            time_s=time.time(),
         )
         try:
             write_checkpoint(folder, self.engine, info, self.context.rank)
             self.context.publish(folder, checkpoint_name(state.step))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        if self.context.rank == 0:
+            train = self.config.train
+            prune_checkpoints(self.context.run.checkpoints_path, train.keep_checkpoints, train.keep_best)
         meter.excluded_s += time.perf_counter() - started_at
 
 

@@ -14,7 +14,7 @@ from genrec.data.plan import make_plan
 from genrec.data.stream import local_tables
 from genrec.errors import ConfigError
 from genrec.run_dir import RunDir
-from genrec.training.checkpoint import prune_checkpoints, publish_by_copy
+from genrec.training.checkpoint import publish_by_copy
 from genrec.training.context import WorkerContext
 from genrec.training.worker import run as run_worker
 
@@ -40,8 +40,6 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         publish_by_copy(folder, run.checkpoints_path / name)
         if workers > 1:
             dist.barrier()
-        if rank == 0:
-            prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints)
 
     try:
         run_worker(

@@ -20,7 +20,7 @@ from genrec.run_dir import (
     run_dir_of,
     write_atomically,
 )
-from genrec.training.checkpoint import latest_checkpoint, list_checkpoints, prune_checkpoints
+from genrec.training.checkpoint import list_checkpoints, resume_point
 from genrec.training.resume_guard import check_changes
 from genrec.training.versions import installed_versions
 
@@ -31,7 +31,7 @@ def open_run_directory(
     """The run directory of `config`, ready to be trained in.
 
     An existing run is resumed. RunError shows the differences that it may not take over (resume_guard.py), unless
-    nothing has been trained yet. `fresh` deletes it first.
+    nothing has been trained yet, or that none of its checkpoints can be used. `fresh` deletes it first.
     """
     run = run_dir_of(config)
     if fresh and run.root.exists():
@@ -43,11 +43,21 @@ def open_run_directory(
             say(f"Changed: {change}")
     run.create(config)
     write_atomically(run.environment_path, json.dumps(environment(), indent=1))
-    newest = latest_checkpoint(run.checkpoints_path, warn=say)
-    prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints)
+    newest = resume_point(run.checkpoints_path, digests=False, warn=say)
     if newest is not None:
         say(f"Resuming {run.root} from {newest.name}.")
+    elif config.train.start_from is not None:
+        _say_start(config, say)
     return run
+
+
+def _say_start(config: ExperimentConfig, say: Callable[[str], None]) -> None:
+    """Says how the export fits that the run begins with; raises before any worker starts when it does not."""
+    from genrec.training.warm_start import check_start  # imports torch
+
+    warm = check_start(config, load_manifest(config.data.prepared))
+    if warm is not None:
+        say(warm.sentence)
 
 
 def _has_trained(run: RunDir) -> bool:

@@ -1,6 +1,8 @@
 """Progress of a run: the cursor and what the hooks remember. It is saved in every checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -15,6 +17,20 @@ class TrainState:
     best_step: int | None = None
     validations_without_gain: int = 0
     tracker_id: str | None = None
+    metric: float | None = None
+    """Validation metric after exactly this step; None when this step was not followed by a validation."""
     ends_epoch: bool = field(default=False)
     """Whether the step just done was the last of its epoch."""
     stop_reason: str | None = None
+
+
+def export_info(state: TrainState, metric: str, content_hash: str, actions: Sequence[str]) -> dict[str, Any]:
+    """What an export says about the training behind it; `actions` are the names of the codes 1, 2, ..."""
+    return {
+        "step": state.step,
+        "epoch": round(state.epochs_done, 6),
+        "metric": metric,
+        "value": state.metric,
+        "content_hash": content_hash,
+        "actions": list(actions),
+    }

@@ -15,18 +15,17 @@ from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import worker_batches
 from genrec.data.target_actions import target_codes
-from genrec.errors import RunError
 from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.models.build import build_model
-from genrec.training.checkpoint import latest_checkpoint, read_info, same_topology
 from genrec.training.context import WorkerContext
-from genrec.training.engine import TAG, Engine, build_engine
+from genrec.training.engine import Engine, build_engine
 from genrec.training.hooks import default_hooks
 from genrec.training.loop import Hook, train
 from genrec.training.meters import StepMeter
+from genrec.training.restore import agreed_checkpoint, restore
 from genrec.training.state import TrainState
 from genrec.training.tracking import Tracker, start_tracker
-from genrec.training.universal import forget_universal, universal_state
+from genrec.training.warm_start import WarmStart, warm_start
 from genrec.training.window_log import WindowLogHook
 
 logger = logging.getLogger(__name__)
@@ -40,15 +39,21 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     torch.manual_seed(config.seed)
     model = build_model(config, manifest.num_items, read_item_types(config.data.prepared))
     phases["model"] = time.time() - context.started_at_s
+    checkpoint = agreed_checkpoint(config, context)
+    # Before the engine is built: ZeRO shards the weights that it is given.
+    warm = None if checkpoint is not None else warm_start(model, config, manifest)
+    if warm is not None and context.rank == 0:
+        logger.warning("%s", warm.sentence)
     engine = build_engine(config, model, workers=context.workers, device=context.device)
     phases["engine"] = time.time() - context.started_at_s
-    state = restore(config, engine, context, manifest)
+    state = restore(checkpoint, config, engine, context, manifest)
     tracker = start_tracker(config, context.run.metrics_path, state.tracker_id) if context.rank == 0 else None
     if tracker is not None:
         state.tracker_id = tracker.id
     try:
         if state.step < context.end_step and state.stop_reason is None:
-            _train(config, engine, context, tracker, manifest, state, phases)
+            start = StartHook(context, tracker, phases, state.step, warm)
+            _train(config, engine, context, tracker, manifest, state, start)
     finally:
         if tracker is not None:
             tracker.close()
@@ -69,7 +74,7 @@ def _train(
     tracker: Tracker | None,
     manifest: Manifest,
     state: TrainState,
-    phases: dict[str, float],
+    start: "StartHook",
 ) -> None:
     batches = worker_batches(
         context.tables(state.step),
@@ -85,7 +90,7 @@ def _train(
         windows = WindowLogHook(context.run, context.rank)
         batches = windows.watch(batches)
         hooks.insert(0, windows)  # a checkpoint must not count what is not written down
-    hooks.append(StartHook(context, tracker, phases, state.step))
+    hooks.append(start)
     train(config, engine, batches, hooks, state, context.end_step)
 
 
@@ -96,12 +101,18 @@ class StartHook:
     """
 
     def __init__(
-        self, context: WorkerContext, tracker: Tracker | None, phases: dict[str, float], first_step: int
+        self,
+        context: WorkerContext,
+        tracker: Tracker | None,
+        phases: dict[str, float],
+        first_step: int,
+        warm: WarmStart | None,
     ) -> None:
         self.context = context
         self.tracker = tracker
         self.phases = phases
         self.first_step = first_step
+        self.warm = warm
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         """See `Hook`. The phases are differences of seconds since the command, in the order they happened."""
@@ -121,33 +132,13 @@ class StartHook:
                 "workers": self.context.workers,
                 "launcher": self.context.launcher,
                 "resumed": self.first_step > 0,
+                "warm_start": None if self.warm is None else self.warm._asdict(),
                 "time_s": time.time(),
                 "first_batch_s": round(wait_s, 3),
                 "startup": {n: round(m - p, 3) for (n, m), p in zip(moments, previous, strict=False)},
                 "seconds_to_first_step": round(moments[-1][1], 3),
             }
         )
-
-
-def restore(config: ExperimentConfig, engine: Engine, context: WorkerContext, manifest: Manifest) -> TrainState:
-    """The state of the newest checkpoint that counts, with the engine restored to it; a fresh one without any."""
-    folder = latest_checkpoint(context.run.checkpoints_path, digests=True, warn=logger.warning)
-    if folder is None:
-        return TrainState()
-    info = read_info(folder)
-    if info.content_hash != manifest.content_hash:
-        raise RunError(
-            f"{folder} was trained on another data set than {config.data.prepared} holds now; prepare the old one "
-            "again, or start over with --fresh."
-        )
-    if same_topology(info, config):
-        engine.load(folder)
-    else:
-        universal = universal_state(folder, TAG, info.step, info.engine, logger.warning)
-        engine.load_universal(universal)
-        context.all_reduce(torch.zeros(1))  # all have read it
-        forget_universal(universal)
-    return info.state
 
 
 def set_threads(config: ExperimentConfig, workers: int) -> None:

@@ -1,0 +1,115 @@
+"""What a run begins with: its newest checkpoint that counts, an export, or nothing; and which checkpoints it keeps."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genrec.config import ExperimentConfig
+from genrec.errors import RunError
+from genrec.run_dir import run_dir_of
+from genrec.training.checkpoint import list_checkpoints, read_info
+from genrec.training.local import fit
+from genrec.training.start import open_run_directory
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, write_prepared) -> Path:
+    generator = np.random.default_rng(0)
+    sequences = [generator.integers(1, 30, 12).tolist() for _ in range(40)]
+    return write_prepared(tmp_path_factory.mktemp("restore") / "set", sequences, num_items=30)
+
+
+def train(config: ExperimentConfig) -> list[str]:
+    said: list[str] = []
+    fit(config, open_run_directory(config, fresh=False, say=said.append), time.time())
+    return said
+
+
+def steps_of(config: ExperimentConfig) -> list[int]:
+    return [read_info(path).step for path in list_checkpoints(run_dir_of(config).checkpoints_path)]
+
+
+def lines(config: ExperimentConfig, kind: str) -> list[dict]:
+    text = run_dir_of(config).metrics_path.read_text()
+    return [record for record in map(json.loads, text.splitlines()) if record["kind"] == kind]
+
+
+@pytest.fixture
+def config(prepared: Path, tmp_path: Path, make_config):
+    def make(*overrides: str) -> ExperimentConfig:
+        return make_config(
+            prepared,
+            "engine={name: torch}",
+            f"runs_dir={tmp_path / 'runs'}",
+            "batch={tokens_per_step: 160, micro_batches_per_step: 1, chunk_tokens: 160}",
+            "train.max_steps=null",
+            "train.max_epochs=4",
+            "optimizer.lr=0.02",
+            *overrides,
+        )
+
+    return make
+
+
+def test_the_best_checkpoint_is_kept_besides_the_newest(config) -> None:
+    kept = config("train.keep_checkpoints=1", "train.keep_best=1", "train.checkpoint_every_steps=1")
+    train(kept)
+    validations = {line["step"]: line["metrics"]["ndcg@10"] for line in lines(kept, "validation")}
+    best = max(validations, key=lambda step: validations[step])
+    last = max(validations)
+    assert steps_of(kept) == sorted({best, last})
+    info = read_info(list_checkpoints(run_dir_of(kept).checkpoints_path)[0])
+    assert info.state.metric == validations[best]
+    assert info.config == kept.model_dump(mode="json")
+    assert len(info.config_hash or "") == 64
+    assert abs((info.time_s or 0) - time.time()) < 600
+
+
+def test_a_step_without_a_validation_has_no_metric(config) -> None:
+    every = config("train.keep_checkpoints=100", "train.checkpoint_every_steps=1")
+    train(every)
+    validated = {line["step"] for line in lines(every, "validation")}
+    infos = [read_info(path) for path in list_checkpoints(run_dir_of(every).checkpoints_path)]
+    assert {info.step for info in infos if info.state.metric is not None} == validated
+    assert validated < {info.step for info in infos}
+
+
+def test_a_run_whose_checkpoints_are_damaged_refuses_until_fresh(config) -> None:
+    damaged = config("train.keep_checkpoints=2")
+    train(damaged)
+    longer = config("train.keep_checkpoints=2", "train.max_epochs=5")
+    folders = list_checkpoints(run_dir_of(damaged).checkpoints_path)
+    before, newest = read_info(folders[-2]).step, folders[-1] / "torch.pt"
+    content = bytearray(newest.read_bytes())
+    content[100] ^= 1
+    newest.write_bytes(bytes(content))
+    open_run_directory(longer, fresh=False, say=lambda _: None, allow_change=["train.max_epochs"])
+    fit(longer, run_dir_of(longer), time.time())  # sizes are right, so only the digest tells
+    assert lines(longer, "start")[-1]["step"] == before
+    for path in list_checkpoints(run_dir_of(damaged).checkpoints_path):
+        (path / "torch.pt").write_bytes(b"cut")
+    with pytest.raises(RunError, match=r"(?s)No checkpoint in .* can be used.*torch.pt has 3 bytes.*--fresh"):
+        open_run_directory(longer, fresh=False, say=lambda _: None)
+    assert len(list_checkpoints(run_dir_of(damaged).checkpoints_path)) == 2  # a refusal deletes nothing
+
+
+def test_a_new_run_begins_with_the_weights_of_another(config) -> None:
+    first = config("name=first")
+    train(first)
+    warm = config("name=warm", f"train.start_from={run_dir_of(first).root}", "train.max_epochs=1")
+    assert "30 of 30 items matched" in train(warm)[-1]
+    (start,) = lines(warm, "start")
+    assert start["warm_start"]["matched_items"] == start["warm_start"]["num_items"] == 30
+    cold = config("name=cold", "train.max_epochs=1")
+    train(cold)
+    loss = {c.name: lines(c, "train")[-1]["loss"] for c in (warm, cold)}
+    assert loss["warm"] < loss["cold"]
+    # a resumed run goes on from its own checkpoint, not from the export
+    longer = warm.model_copy(update={"train": warm.train.model_copy(update={"max_epochs": 2})})
+    open_run_directory(longer, fresh=False, say=lambda _: None, allow_change=["train.max_epochs"])
+    fit(longer, run_dir_of(longer), time.time())
+    assert lines(longer, "start")[-1]["warm_start"] is None
+    assert lines(longer, "start")[-1]["step"] > 0

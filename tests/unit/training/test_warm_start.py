@@ -1,0 +1,163 @@
+"""A new run begins with an export's weights: items by their ids, types and actions by their names, or not at all."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from genrec.config import ExperimentConfig
+from genrec.data.item_types import read_item_types
+from genrec.data.manifest import Manifest, load_manifest
+from genrec.data.schema import ITEMS_FILE
+from genrec.errors import DataError, RunError
+from genrec.inference.export import read_export, write_export
+from genrec.models.base import SequenceModel
+from genrec.models.build import build_model
+from genrec.training.start import open_run_directory
+from genrec.training.state import TrainState, export_info
+from genrec.training.warm_start import ITEM_TABLE, check_start, warm_start
+
+NUM_OLD = 12
+WITH_TYPES = ("inputs.item_types=true", "inputs.actions=true")
+
+
+def build(config: ExperimentConfig, seed: int) -> tuple[SequenceModel, Manifest]:
+    manifest = load_manifest(config.data.prepared)
+    torch.manual_seed(seed)
+    return build_model(config, manifest.num_items, read_item_types(config.data.prepared)), manifest
+
+
+def export(config: ExperimentConfig, folder: Path, actions: tuple[str, ...] = ("play",)) -> SequenceModel:
+    model, manifest = build(config, seed=5)
+    info = export_info(TrainState(step=7), "ndcg@10", manifest.content_hash, actions)
+    write_export(folder, model.state_dict(), config, Path(config.data.prepared) / ITEMS_FILE, info)
+    return model
+
+
+def set_items(prepared: Path, **columns: list) -> None:
+    """Replaces columns of the item table of a prepared set."""
+    items = pq.read_table(prepared / ITEMS_FILE)
+    for name, values in columns.items():
+        place = items.schema.get_field_index(name)
+        items = items.set_column(place, items.schema.field(name), pa.array(values, items.schema.field(name).type))
+    pq.write_table(items, prepared / ITEMS_FILE)
+
+
+@pytest.fixture
+def old(tmp_path: Path, write_prepared) -> Path:
+    """12 items with the ids 10, 20, ..., 120."""
+    prepared = write_prepared(tmp_path / "old", [[1, 2, 3, 4], [5, 6, 7, 8]], num_items=NUM_OLD)
+    set_items(prepared, type=["track", "episode"] * 6)
+    return prepared
+
+
+@pytest.fixture
+def new(tmp_path: Path, write_prepared) -> Path:
+    """The ids 30 and 10, and two that the old set does not have."""
+    prepared = write_prepared(tmp_path / "new", [[1, 2, 3, 4]])
+    set_items(prepared, item=[30, 7, 10, 8], type=["episode", "track", "book", None])
+    return prepared
+
+
+def test_items_go_by_id_and_new_ones_keep_their_fresh_rows(tmp_path: Path, old: Path, new: Path, make_config) -> None:
+    given = export(make_config(old), tmp_path / "export").state_dict()
+    config = make_config(new, f"train.start_from={tmp_path / 'export'}")
+    model, manifest = build(config, seed=9)
+    fresh = {name: weight.clone() for name, weight in model.state_dict().items()}
+    summary = warm_start(model, config, manifest)
+    assert summary is not None
+    assert (summary.matched_items, summary.num_items, summary.step) == (2, 4, 7)
+    assert "2 of 4 items matched, 2 are new" in summary.sentence
+    assert summary == check_start(config, manifest)
+    table = model.item_table.weight
+    assert torch.equal(table[[0, 1, 3]], given[ITEM_TABLE][[0, 3, 1]])
+    assert torch.equal(table[[2, 4]], fresh[ITEM_TABLE][[2, 4]])
+    others = [name for name in fresh if name != ITEM_TABLE]
+    assert others
+    assert all(torch.equal(model.state_dict()[name], given[name]) for name in others)
+
+
+def test_types_and_actions_go_by_name(tmp_path: Path, old: Path, new: Path, make_config) -> None:
+    given = export(make_config(old, *WITH_TYPES), tmp_path / "export", actions=("skip", "play")).state_dict()
+    config = make_config(new, *WITH_TYPES, f"train.start_from={tmp_path / 'export'}")
+    model, manifest = build(config, seed=9)
+    fresh = {name: weight.clone() for name, weight in model.state_dict().items()}
+    warm_start(model, config, manifest)
+    found = model.state_dict()
+    types, actions = (next(n for n in found if n.endswith(f"{kind}.weight")) for kind in ("item_type", "action"))
+    # here: episode 1, track 2, book 3; in the export: track 1, episode 2
+    assert torch.equal(found[types][:3], given[types][[0, 2, 1]])
+    assert torch.equal(found[types][3:], fresh[types][3:])
+    assert torch.equal(found[actions][1], given[actions][2])
+    buffer = next(name for name in found if name.endswith("features.item_types"))
+    assert torch.equal(found[buffer], fresh[buffer])
+
+
+def test_without_the_setting_nothing_happens(old: Path, make_config) -> None:
+    config = make_config(old)
+    model, manifest = build(config, seed=9)
+    before = model.item_table.weight.clone()
+    assert warm_start(model, config, manifest) is None
+    assert check_start(config, manifest) is None
+    assert torch.equal(model.item_table.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("model.dim=16", r"(?s)another model.*model.dim: 8 -> 16"),
+        ("sequence.max_length=6", r"sequence.max_length: 8 -> 6"),
+        ("model={name: hstu, time_bias: false}", r"model.name: 'sasrec' -> 'hstu'"),
+        ("inputs.time_features=[hour]", r"inputs.time_features"),
+    ],
+)
+def test_another_model_is_refused_before_any_worker_starts(
+    tmp_path: Path, old: Path, make_config, change: str, expected: str
+) -> None:
+    export(make_config(old), tmp_path / "export")
+    config = make_config(old, change, f"train.start_from={tmp_path / 'export'}")
+    with pytest.raises(RunError, match=expected):
+        check_start(config, load_manifest(old))
+    with pytest.raises(RunError, match=expected):
+        open_run_directory(config, fresh=False, say=lambda _: None)
+
+
+def test_dropout_and_loss_may_differ(tmp_path: Path, old: Path, make_config) -> None:
+    export(make_config(old), tmp_path / "export")
+    config = make_config(
+        old,
+        "model.dropout=0.5",
+        "loss.temperature=0.5",
+        "sequence.window=random",
+        f"train.start_from={tmp_path}/export",
+    )
+    said: list[str] = []
+    open_run_directory(config, fresh=False, say=said.append)
+    assert "12 of 12 items matched, 0 are new" in said[-1]
+
+
+def test_no_common_item_is_refused(tmp_path: Path, old: Path, write_prepared, make_config) -> None:
+    export(make_config(old), tmp_path / "export")
+    named = write_prepared(tmp_path / "named", [[1, 2, 3, 4]], string_ids=True)
+    config = make_config(named, f"train.start_from={tmp_path / 'export'}")
+    with pytest.raises(RunError, match=r"knows none of the 4 items .*ids there are int64, here string"):
+        check_start(config, load_manifest(named))
+
+
+def test_weights_of_another_shape_or_not_finite_are_refused(tmp_path: Path, old: Path, make_config) -> None:
+    model = export(make_config(old), tmp_path / "export")
+    config = make_config(old, f"train.start_from={tmp_path / 'export'}")
+    found = read_export(tmp_path / "export")
+    name = next(n for n, _ in model.named_parameters() if n != ITEM_TABLE)
+    for bad, expected in ((torch.zeros(3, 3, 3), "has shape"), (found.state_dict[name] / 0, "not finite")):
+        write_export(tmp_path / "export", found.state_dict | {name: bad}, found.config, old / ITEMS_FILE, {"step": 1})
+        with pytest.raises(RunError, match=expected):
+            warm_start(*build(config, seed=9)[:1], config, load_manifest(old))
+
+
+def test_a_path_without_an_export_gets_a_sentence(tmp_path: Path, old: Path, make_config) -> None:
+    config = make_config(old, f"train.start_from={tmp_path / 'absent'}")
+    with pytest.raises(DataError, match="is not an export"):
+        check_start(config, load_manifest(old))
