@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
+from genrec.cli_checkpoints import checkpoints
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
 from genrec.errors import ConfigError, GenrecError, full_disk
@@ -174,6 +175,9 @@ def recommend(
     directory, _ = open_run(run)
     path = recommend_all(directory, output, k, exclude_seen=not keep_seen, overwrite=overwrite)
     console.print(f"Recommendations: {path}", highlight=False)
+
+
+app.command()(checkpoints)
 
 
 @app.command()

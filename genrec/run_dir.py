@@ -120,7 +120,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 def config_differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
     """`section.field: old -> new` for every setting that differs."""
-    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    return value_differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
+
+
+def value_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`section.field: old -> new` for every value of nested dictionaries that differs."""
+    before, after = _flatten(old), _flatten(new)
     keys = sorted(before.keys() | after.keys())
     return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in keys if before.get(k) != after.get(k)]
 

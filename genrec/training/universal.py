@@ -38,9 +38,12 @@ class UniversalState:
     folder: Path
     step: int
 
-    def tensor(self, name: str, key: str, like: Tensor | tuple[int, ...]) -> Tensor:
-        """The whole tensor of one of `KEYS`, on CPU in fp32; raises RunError when the checkpoint does not have it."""
-        shape = tuple(like.shape) if isinstance(like, Tensor) else like
+    def names(self) -> list[str]:
+        """Names of all weights, sorted."""
+        return sorted(path.parent.name for path in (self.folder / "zero").glob("*/fp32.pt"))
+
+    def flat(self, name: str, key: str) -> Tensor:
+        """All values of one of `KEYS`, on CPU in fp32; raises RunError when the checkpoint does not have it."""
         path = self.folder / "zero" / name / f"{key}.pt"
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -50,24 +53,37 @@ class UniversalState:
                 "engine; continue with what it was written with, or start over with --fresh."
             ) from error
         value: Tensor = loaded["param"] if isinstance(loaded, dict) else loaded
+        return value.detach().float().flatten()
+
+    def tensor(self, name: str, key: str, like: Tensor | tuple[int, ...]) -> Tensor:
+        """`flat` in the shape of `like`; raises RunError when it does not have as many values."""
+        shape = tuple(like.shape) if isinstance(like, Tensor) else like
+        value = self.flat(name, key)
         if value.numel() != torch.Size(shape).numel():
             raise RunError(
                 f"The checkpoint's {name} has {value.numel()} elements and the model's has {shape}; the model was "
                 "changed: start over with --fresh."
             )
-        return value.float().reshape(shape)
+        return value.reshape(shape)
 
 
 def universal_state(
-    checkpoint: Path, engine_folder: str, step: int, source: dict[str, Any], say: Callable[[str], None]
+    checkpoint: Path,
+    engine_folder: str,
+    step: int,
+    source: dict[str, Any],
+    say: Callable[[str], None],
+    inside: Path | None = None,
 ) -> UniversalState:
     """The universal form of a checkpoint, made once on each machine and kept in its folder for temporary files.
 
     `source` is the engine section that the checkpoint was written with. The process that comes first converts, the
-    others of the machine wait for it; it raises RunError when that takes more than half an hour.
+    others of the machine wait for it; it raises RunError when that takes more than half an hour. A process that needs
+    one for itself alone gives a folder to make it `inside`: the shared one is deleted by whoever is done with it.
     """
     lists = b"".join(path.read_bytes() for path in sorted(checkpoint.glob("rank_*.json")))
-    target = Path(tempfile.gettempdir()) / f"genrec-universal-{hashlib.sha256(lists).hexdigest()[:24]}"
+    base = Path(tempfile.gettempdir()) if inside is None else inside
+    target = base / f"genrec-universal-{hashlib.sha256(lists).hexdigest()[:24]}"
     with _locked(target.with_suffix(".lock")):
         if not (target / _DONE).is_file():
             shutil.rmtree(target, ignore_errors=True)
@@ -176,7 +192,7 @@ def _from_shards(folder: Path, target: Path) -> None:
 
 
 def _from_stage_0(folder: Path, target: Path) -> None:
-    saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
+    saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False, mmap=True)
     if not isinstance(saved.get("optimizer"), dict) or "state" not in saved["optimizer"]:
         raise RunError(
             f"{folder} holds no plain optimizer state (ZeRO 0 with bf16), so it can only go on with ZeRO 0 and the "
@@ -186,7 +202,7 @@ def _from_stage_0(folder: Path, target: Path) -> None:
 
 
 def _from_torch(path: Path, target: Path) -> None:
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     _write(saved["model"], saved["optimizer"], target)
 
 

@@ -20,7 +20,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.evaluation",),
     ("genrec.evaluation.run_evaluation", "genrec.training", "genrec.planning", "genrec.reporting", "genrec.inference"),
     ("genrec.cluster",),
-    ("genrec.cli", "genrec"),
+    ("genrec.cli", "genrec.cli_checkpoints", "genrec"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 
@@ -33,7 +33,7 @@ STRANGERS = (
 RAY_MODULES = re.compile(r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|cluster(\..*)?)$")
 DEEPSPEED_MODULES = re.compile(r"genrec\.training\.(engine|universal)$")
 # Must start fast, and work where torch is broken.
-TORCH_FREE_MODULES = re.compile(r"genrec(\.(errors|overrides|config\w*|cpu_op|doctor|run_dir|cli|reporting\..*))?$")
+TORCH_FREE_MODULES = re.compile(r"genrec(\.(errors|overrides|config\w*|cpu_op|doctor|run_dir|cli\w*|reporting\..*))?$")
 
 
 def _entry(module: str) -> str | None:

@@ -1,0 +1,158 @@
+"""What can be done with a checkpoint besides resuming: comparing two, and publishing one for recommending.
+
+Both go through the universal form (universal.py), so the checkpoints may be of any number of workers and any engine.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from genrec.config import ExperimentConfig, config_from_dict
+from genrec.data.item_types import item_type_codes
+from genrec.data.manifest import load_manifest
+from genrec.data.schema import ITEMS_FILE
+from genrec.errors import DataError, GenrecError, RunError
+from genrec.inference.export import INFO_FILE, read_export, write_export
+from genrec.models.build import build_model
+from genrec.run_dir import RunDir, value_differences
+from genrec.training.checkpoint import CheckpointInfo, find_problem, read_info
+from genrec.training.engine import TAG
+from genrec.training.state import export_info
+from genrec.training.universal import UniversalState, fill_module, universal_state
+
+
+@dataclass(frozen=True, slots=True)
+class WeightDifference:
+    """How far one weight of two checkpoints is apart; None when it has another number of values."""
+
+    name: str
+    largest: float | None
+    """The largest difference of two values."""
+    relative: float | None
+    """Norm of the difference, divided by the norm in the first checkpoint; None when that is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two checkpoints side by side. Texts are `name: first -> second`."""
+
+    settings: list[str]
+    versions: list[str]
+    progress: list[str]
+    weights: list[WeightDifference]
+    """Weights of both, the largest difference first."""
+    only_first: list[str]
+    only_second: list[str]
+
+
+def compare_checkpoints(first: Path, second: Path) -> Comparison:
+    """What differs between two checkpoints of any topology; one weight of each is in memory at a time.
+
+    Raises RunError when one of them does not count.
+    """
+    before, after = _read_whole(first), _read_whole(second)
+    with _universal(first, before) as one, _universal(second, after) as other:
+        names = set(one.names()), set(other.names())
+        weights = [_difference(name, one, other) for name in sorted(names[0] & names[1])]
+    return Comparison(
+        settings=value_differences(_settings(before), _settings(after)),
+        versions=value_differences(before.versions, after.versions),
+        progress=value_differences(_progress(before), _progress(after)),
+        weights=sorted(weights, key=lambda w: -float("inf") if w.largest is None else -w.largest),
+        only_first=sorted(names[0] - names[1]),
+        only_second=sorted(names[1] - names[0]),
+    )
+
+
+def export_checkpoint(
+    checkpoint: Path, run: RunDir, config: ExperimentConfig, folder: Path, *, overwrite: bool = False
+) -> None:
+    """Publishes a checkpoint of `run` as an export in `folder`, as training does with the best one.
+
+    `config` is the run's; a checkpoint that holds its own uses that. Raises RunError when the checkpoint does not
+    count, DataError when its items are not to be had any more or the folder holds something else.
+    """
+    _check_folder(folder, overwrite=overwrite)
+    info = _read_whole(checkpoint)
+    if info.config is not None:
+        config = config_from_dict(info.config, f"the config in {checkpoint}")
+    items_path, actions = _items_of(info, run, config)
+    items = pq.read_table(items_path)
+    model = build_model(config, items.num_rows, item_type_codes(items))
+    with _universal(checkpoint, info) as state:
+        fill_module(model, state)
+    said = export_info(info.state, config.evaluation.metric, info.content_hash, actions)
+    write_export(folder, model.state_dict(), config, items_path, said)
+
+
+def _check_folder(folder: Path, *, overwrite: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / INFO_FILE).is_file():
+        raise DataError(f"{folder} holds something that is not an export; choose another --output.")
+    if not overwrite:
+        raise DataError(f"{folder} holds an export already; add --overwrite to replace it, or choose another --output.")
+
+
+def _items_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig) -> tuple[Path, list[str]]:
+    """The item table that a checkpoint was trained on, and the names of its actions."""
+    try:
+        manifest = load_manifest(config.data.prepared)
+        if manifest.content_hash == info.content_hash:
+            return Path(config.data.prepared) / ITEMS_FILE, list(manifest.actions)
+    except GenrecError:
+        pass  # gone; the run's own export has a copy
+    try:
+        best = read_export(run.export_path).info
+        if best["content_hash"] == info.content_hash:
+            return run.export_path / ITEMS_FILE, list(best.get("actions", ()))
+    except DataError:
+        pass  # no validation yet
+    raise DataError(
+        f"Neither {config.data.prepared} nor {run.export_path} holds the items that the checkpoint was trained on; "
+        "prepare the data set again."
+    )
+
+
+def _read_whole(checkpoint: Path) -> CheckpointInfo:
+    problem = find_problem(checkpoint, digests=True)
+    if problem is not None:
+        raise RunError(f"Checkpoint {checkpoint} cannot be used: {problem}; choose another.")
+    return read_info(checkpoint)
+
+
+@contextmanager
+def _universal(checkpoint: Path, info: CheckpointInfo) -> Iterator[UniversalState]:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # shards are put together on CPU, and nothing is trained
+    with tempfile.TemporaryDirectory(prefix="genrec-checkpoint-") as folder:
+        yield universal_state(checkpoint, TAG, info.step, info.engine, lambda _: None, Path(folder))
+
+
+def _difference(name: str, one: UniversalState, other: UniversalState) -> WeightDifference:
+    before, after = one.flat(name, "fp32"), other.flat(name, "fp32")
+    if before.shape != after.shape:
+        return WeightDifference(name, None, None)
+    apart, norm = after - before, float(before.norm())
+    return WeightDifference(name, float(apart.abs().max()), float(apart.norm()) / norm if norm else None)
+
+
+def _settings(info: CheckpointInfo) -> dict[str, Any]:
+    """All settings where the checkpoint holds them; else what it knows of them."""
+    known = {"engine": info.engine, "cluster": {"workers": info.workers}}
+    return {**(info.config or known), "prepared set": info.content_hash}
+
+
+def _progress(info: CheckpointInfo) -> dict[str, Any]:
+    state = info.state
+    return {
+        "step": info.step,
+        "epoch": round(state.epochs_done, 6),
+        "validation metric": state.metric,
+        "best validation metric": state.best_metric,
+    }
