@@ -17,7 +17,6 @@ FREE = (
     "engine.name",
     "engine.zero_stage",
     "engine.offload_optimizer",
-    "batch.micro_batches_per_step",
     "batch.steps_per_block",
     "data.max_rejected_fraction",
     "data.max_rejected_files",
