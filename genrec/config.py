@@ -275,7 +275,30 @@ class ClusterConfig(Section):
     gpus_per_worker: float = Field(0.0, ge=0, le=1, description="1 trains on GPUs, 0 on CPUs")
     threads_per_worker: int | None = Field(None, ge=1, description="torch threads of a worker; null shares the cores")
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker dies")
+    max_preemptions: int = Field(
+        -1, ge=-1, description="times a run may be told to leave its machines and go on elsewhere; -1 is no limit"
+    )
     collective_timeout_s: int = Field(600, ge=10, description="a collective that takes longer ends the run")
+
+
+class FaultsConfig(Section):
+    """What a run does about steps that cannot be right, and about workers that stand still."""
+
+    on_poisoned_step: Literal["stop", "skip", "rewind"] = Field(
+        "stop",
+        description="after NaN, Inf or an exploding gradient: end; go on without it; or go back to the last checkpoint "
+        "and leave it out",
+    )
+    max_poisoned_steps: int = Field(10, ge=1, description="skip and rewind: poisoned steps before the run stops")
+    max_gradient_norm_ratio: float | None = Field(
+        None, gt=1, description="a gradient norm this many times its running median poisons a step; null is never"
+    )
+    step_timeout_s: float | None = Field(
+        600, gt=0, description="a worker without a finished micro-batch for this long is ended; null waits for ever"
+    )
+    pause_timeout_s: float = Field(
+        3_600, gt=0, description="the same limit for the first micro-batch, a validation and a checkpoint"
+    )
 
 
 class TrackingConfig(Section):
@@ -302,6 +325,7 @@ class ExperimentConfig(Section):
     train: TrainConfig = Field(description="how long to train")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="full-catalogue evaluation")
     cluster: ClusterConfig = Field(ClusterConfig(), description="the workers")
+    faults: FaultsConfig = Field(FaultsConfig(), description="poisoned steps and hangs")
     tracking: TrackingConfig = Field(TrackingConfig(), description="metrics elsewhere")
 
     @model_validator(mode="after")

@@ -4,12 +4,15 @@ GenrecError
 ├── ConfigError    a config, an override or an option that cannot be used          (exit code 2)
 ├── DataError      a log, a prepared data set or an export that cannot be used     (exit code 2)
 └── RunError       a run that failed or cannot be continued                        (exit code 1)
+    ├── RewindError     goes back to its last checkpoint; the launcher starts the workers again
+    └── PreemptedError  was told to leave and has saved a checkpoint               (exit code 130 or 143)
 
 A message says the rule, the values, and the way out, in one sentence that a user can act on. The command line
 prints it without a stack trace; a library caller catches `GenrecError`.
 """
 
 import errno
+import signal
 
 
 class GenrecError(Exception):
@@ -34,6 +37,18 @@ class RunError(GenrecError):
     """A run failed, or cannot be started or continued where it is."""
 
     exit_code = 1
+
+
+class RewindError(RunError):
+    """A run goes back to its last checkpoint: the launcher starts its workers again."""
+
+
+class PreemptedError(RunError):
+    """A run was told to leave its machine and has saved where it was; the same command goes on from there."""
+
+    def __init__(self, message: str, signal_number: int = signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 def full_disk(error: OSError) -> RunError | None:

@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from genrec.config import ExperimentConfig
 
@@ -27,8 +30,30 @@ for values in json.loads(Path(sys.argv[1]).read_text()):
 """
 
 
+class Ended(NamedTuple):
+    """How a worker process ended, and what it said last."""
+
+    code: int
+    log: str
+
+
 def train_in_processes(configs: Sequence[ExperimentConfig], workers: int, timeout_s: float = 240) -> None:
     """Trains every config in turn on `workers` processes; all of them share the interpreter's start-up."""
+    ended = run_workers(configs, workers, timeout_s=timeout_s)
+    failed = [rank for rank, worker in enumerate(ended) if worker.code]
+    assert not failed, f"workers {failed} failed:\n" + "\n".join(ended[rank].log for rank in failed)
+
+
+def run_workers(
+    configs: Sequence[ExperimentConfig],
+    workers: int,
+    *,
+    prelude: str = "",
+    timeout_s: float = 240,
+    meanwhile: Callable[[list[int]], None] = lambda _: None,
+) -> list[Ended]:
+    """As `train_in_processes`, whatever comes of it. `prelude` is code that each worker runs before it trains, and
+    `meanwhile` is called with the process ids while they run. A process that is left at the time-out is killed."""
     for config in configs:
         run = Path(config.runs_dir) / config.name
         run.mkdir(parents=True, exist_ok=True)
@@ -44,19 +69,23 @@ def train_in_processes(configs: Sequence[ExperimentConfig], workers: int, timeou
             group = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
             environment = {**os.environ, **group, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             log = (Path(folder) / f"worker-{rank}.log").open("w")
-            command = [sys.executable, "-c", _WORKER, str(task)]
+            command = [sys.executable, "-c", prelude + _WORKER, str(task)]
             processes.append((subprocess.Popen(command, env=environment, stdout=log, stderr=log), log))
+        deadline = time.monotonic() + timeout_s
         try:
+            meanwhile([process.pid for process, _ in processes])
             for process, _ in processes:
-                process.wait(timeout_s)
+                try:
+                    process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
         finally:
             for process, log in processes:
                 process.kill()
                 process.wait()
                 log.close()
-        failed = [rank for rank, (process, _) in enumerate(processes) if process.returncode]
-        logs = "\n".join((Path(folder) / f"worker-{rank}.log").read_text()[-3000:] for rank in failed)
-        assert not failed, f"workers {failed} failed:\n{logs}"
+        logs = [(Path(folder) / f"worker-{rank}.log").read_text()[-3000:] for rank in range(workers)]
+        return [Ended(process.returncode, text) for (process, _), text in zip(processes, logs, strict=True)]
 
 
 def losses(config: ExperimentConfig) -> list[float]:

@@ -29,6 +29,8 @@ class WorkerContext:
     """Moves this worker's checkpoint files from a folder of its own to the run; every worker calls it."""
     started_at_s: float
     """Unix time of the command, to tell where the start-up time went."""
+    ask_cluster: Callable[[], bool] | None = None
+    """Whether the cluster is about to take a machine away; all workers ask together."""
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """The sum of `values` over all workers."""

@@ -6,7 +6,7 @@ targets of the *whole* step, so neither the number of workers nor the packing ch
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,8 @@ class Engine(Protocol):
     """What the loop asks of an engine. Every method is called by all workers alike."""
 
     model: SequenceModel
+    before_update: Callable[[float | None], bool]
+    """Asked once a step, by all workers alike, with the gradient's norm; False leaves weights and optimizer alone."""
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
         """Forward and backward of one micro-batch, and the optimizer step when it is the `last`; the loss sum."""
@@ -75,13 +77,14 @@ class TorchEngine:
         self.clipping = config.optimizer.gradient_clipping
         self.autocast = engine.precision == "bf16"
         self.optimizer = build_optimizer(self.model.parameters(), config.optimizer)
+        self.before_update: Callable[[float | None], bool] = _always
         self._norm: float | None = None
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
         """See `Engine`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss_sum = self.model(batch).loss_sum
-        (loss_sum / batch.step_targets).backward()
+        (loss_sum / batch.step_targets * _nan_unless_finite(loss_sum)).backward()
         if last:
             self._step(lr)
         return float(loss_sum.detach())
@@ -97,7 +100,8 @@ class TorchEngine:
         limit = self.clipping or float("inf")
         self._norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         _set_lr(self.optimizer, lr)
-        self.optimizer.step()
+        if self.before_update(self._norm):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def gradient_norm(self) -> float | None:
@@ -150,20 +154,56 @@ class DeepSpeedEngine:
         self.model: SequenceModel = self._engine.module
         self._scale = workers * (config.batch.micro_batches_per_step // workers)
         self._zero_stage = engine.zero_stage
+        self.before_update: Callable[[float | None], bool] = _always
+        self._verdict: bool | None = None
+        self._norm: float | None = None
+        self._hidden: list[tuple[torch.nn.Parameter, Tensor | None]] = []
+        self._engine.basic_optimizer.register_step_pre_hook(self._before_inner_step)
+        self._engine.basic_optimizer.register_step_post_hook(self._after_inner_step)
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
         """See `Engine`. DeepSpeed averages over workers and micro-batches; `_scale` undoes both."""
         loss_sum = self._engine(batch).loss_sum
-        self._engine.backward(loss_sum * (self._scale / batch.step_targets))
+        self._engine.backward(loss_sum * (self._scale / batch.step_targets) * _nan_unless_finite(loss_sum))
         if last:
             _set_lr(self._optimizer, lr)
+            self._verdict, self._norm = None, self._norm_of_whole_gradients()
         self._engine.step()
+        if last and self._verdict is None:  # the gradient is not finite, and DeepSpeed has left the step out itself
+            self._norm = float("inf")
+            self.before_update(self._norm)
         return float(loss_sum.detach())
+
+    def _norm_of_whole_gradients(self) -> float | None:
+        """The norm where DeepSpeed computes none: at stage 0 in fp32, where every worker holds the whole gradient."""
+        if hasattr(self._engine.optimizer, "_global_grad_norm"):
+            return None
+        return float(torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]))
+
+    def _before_inner_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Hides the gradients from the optimizer inside DeepSpeed's if the update must not be applied.
+
+        It runs when the gradient is reduced and its norm known; ZeRO calls it several times a step, each time for a
+        part of the weights. AdamW leaves a weight without gradient as it is, with its moments and without decay.
+        """
+        if self._verdict is None:
+            if self._norm is None:
+                self._norm = float(self._engine.optimizer._global_grad_norm)
+            self._verdict = self.before_update(self._norm)
+        if not self._verdict:
+            self._hidden = [(p, p.grad) for group in optimizer.param_groups for p in group["params"]]
+            for parameter, _gradient in self._hidden:
+                parameter.grad = None
+
+    def _after_inner_step(self, *_: object) -> None:
+        """Puts hidden gradients back, because some are buffers that DeepSpeed uses again."""
+        for parameter, gradient in self._hidden:
+            parameter.grad = gradient
+        self._hidden = []
 
     def gradient_norm(self) -> float | None:
         """See `Engine`."""
-        norm = self._engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+        return self._norm
 
     def weights(self) -> Mapping[str, Tensor]:
         """See `Engine`; stage 3 gathers one weight after another, so never more than one is whole."""
@@ -239,6 +279,17 @@ def _import_deepspeed(device: torch.device) -> Any:
             f"({error}); install it, or train with engine.name=torch."
         ) from error
     return deepspeed
+
+
+def _nan_unless_finite(loss_sum: Tensor) -> Tensor:
+    """1.0, or NaN where the loss is NaN or Inf: as a factor it makes every gradient NaN, and all workers see it in the
+    norm. It costs no wait for the device."""
+    loss_sum = loss_sum.detach()
+    return 1.0 + (loss_sum - loss_sum)
+
+
+def _always(_: float | None) -> bool:
+    return True
 
 
 def _set_lr(optimizer: Any, lr: float) -> None:

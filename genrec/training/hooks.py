@@ -1,6 +1,8 @@
 """What happens between steps: log, validate, checkpoint. The order of the list is the order they run in."""
 
+import math
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE
+from genrec.errors import PreemptedError
 from genrec.evaluation.evaluate import evaluate
 from genrec.inference.export import write_export
 from genrec.training.checkpoint import (
@@ -23,7 +26,9 @@ from genrec.training.context import WorkerContext
 from genrec.training.engine import Engine
 from genrec.training.meters import StepMeter, peak_memory_bytes
 from genrec.training.optim import learning_rate
+from genrec.training.preemption import Notice
 from genrec.training.state import TrainState, export_info
+from genrec.training.step_guard import StepGuard
 from genrec.training.tracking import Tracker
 from genrec.training.versions import installed_versions
 
@@ -47,7 +52,7 @@ class LogHook:
         seconds = meter.elapsed_s()
         sums = self.context.all_reduce(torch.tensor([meter.loss_sum, meter.wait_s], dtype=torch.float64))
         norm = self.engine.gradient_norm()
-        if self.tracker is not None:
+        if self.tracker is not None and meter.num_targets:  # 0 where every update was left out
             self.tracker.log(
                 {
                     "kind": "train",
@@ -55,9 +60,9 @@ class LogHook:
                     "epoch": round(state.epochs_done, 6),
                     "time_s": time.time(),
                     "elapsed_s": round(state.elapsed_s, 3),
-                    "loss": float(sums[0]) / max(meter.num_targets, 1),
+                    "loss": float(sums[0]) / meter.num_targets,
                     "lr": learning_rate(state.step - 1, self.end_step, self.config.optimizer),
-                    "gradient_norm": norm,
+                    "gradient_norm": norm if norm is not None and math.isfinite(norm) else None,
                     "events_per_s": round(meter.num_targets / seconds, 1),
                     "data_wait_fraction": round(float(sums[1]) / self.context.workers / seconds, 5),
                     "eta_s": round(seconds / meter.num_steps * (self.end_step - state.step), 1),
@@ -168,6 +173,7 @@ class CheckpointHook:
         self.context = context
         self.manifest = manifest
         self.validation = validation
+        self._saved_step: int | None = None
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         """See `Hook`."""
@@ -175,7 +181,12 @@ class CheckpointHook:
         ends = state.stop_reason is not None or state.step == self.validation.end_step
         due = every is not None and state.step % every == 0
         due = due or ((every is None or self.config.train.keep_best > 0) and self.validation.due(state))
-        if not (due or ends):
+        if due or ends:
+            self.save(state, meter)
+
+    def save(self, state: TrainState, meter: StepMeter) -> None:
+        """Saves a checkpoint of the step just done, once; every worker calls it."""
+        if self._saved_step == state.step:
             return
         started_at = time.perf_counter()
         folder = Path(tempfile.mkdtemp(prefix="genrec-checkpoint-"))
@@ -199,7 +210,30 @@ class CheckpointHook:
         if self.context.rank == 0:
             train = self.config.train
             prune_checkpoints(self.context.run.checkpoints_path, train.keep_checkpoints, train.keep_best)
+        self._saved_step = state.step
         meter.excluded_s += time.perf_counter() - started_at
+
+
+class PreemptionHook:
+    """Ends a run that has been told to leave, with a checkpoint of the step just done. It runs last."""
+
+    def __init__(self, guard: StepGuard, notice: Notice, checkpoint: CheckpointHook) -> None:
+        self.guard = guard
+        self.notice = notice
+        self.checkpoint = checkpoint
+
+    def after_step(self, state: TrainState, meter: StepMeter) -> None:
+        """See `Hook`. Raises PreemptedError, on all workers alike."""
+        told = self.guard.told_to_leave
+        if self.guard.asks_cluster and not told:
+            told = self.notice.ask_cluster()
+        if not told:
+            return
+        self.checkpoint.save(state, meter)
+        raise PreemptedError(
+            f"Told to leave: the run is saved before step {state.step}, and the same command goes on from there.",
+            self.notice.signal_number or signal.SIGTERM,
+        )
 
 
 def default_hooks(

@@ -1,5 +1,6 @@
 """The launcher without Ray: this process is the worker, or one of `torchrun`'s."""
 
+import logging
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,11 +13,14 @@ import torch.distributed as dist
 from genrec.config import DeepSpeedConfig, ExperimentConfig
 from genrec.data.plan import make_plan
 from genrec.data.stream import local_tables
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, RewindError
 from genrec.run_dir import RunDir
 from genrec.training.checkpoint import publish_by_copy
 from genrec.training.context import WorkerContext
+from genrec.training.preemption import signals_as_notices
 from genrec.training.worker import run as run_worker
+
+logger = logging.getLogger(__name__)
 
 
 def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
@@ -41,24 +45,31 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         if workers > 1:
             dist.barrier()
 
+    context = WorkerContext(
+        run=run,
+        rank=rank,
+        workers=workers,
+        device=device,
+        launcher="local",
+        end_step=end_step,
+        tables=tables,
+        publish=publish,
+        started_at_s=started_at_s,
+    )
     try:
-        run_worker(
-            config,
-            WorkerContext(
-                run=run,
-                rank=rank,
-                workers=workers,
-                device=device,
-                launcher="local",
-                end_step=end_step,
-                tables=tables,
-                publish=publish,
-                started_at_s=started_at_s,
-            ),
-        )
+        with signals_as_notices():
+            _run_until_done(config, context)
     finally:
         if started_group:
             dist.destroy_process_group()
+
+
+def _run_until_done(config: ExperimentConfig, context: WorkerContext) -> None:
+    while True:
+        try:
+            return run_worker(config, context)
+        except RewindError as error:
+            logger.warning("%s", error)
 
 
 def pick_device(config: ExperimentConfig, local_rank: int) -> torch.device:

@@ -9,11 +9,11 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.batch import Batch, MicroBatchId
 from genrec.data.stream import Place
-from genrec.errors import RunError
 from genrec.training.engine import Engine
 from genrec.training.meters import StepMeter
 from genrec.training.optim import learning_rate
 from genrec.training.state import TrainState
+from genrec.training.step_guard import MicroBatchLoss, StepGuard
 
 
 class Hook(Protocol):
@@ -31,32 +31,30 @@ def train(
     hooks: Sequence[Hook],
     state: TrainState,
     end_step: int,
+    guard: StepGuard,
 ) -> None:
     """Trains from `state.step` until `end_step` or until a hook stops the run; `state` is updated in place.
 
-    `batches` are this worker's micro-batches in order, `config.accumulation` of them a step.
+    `batches` are this worker's micro-batches in order, `config.accumulation` of them a step. `guard` says whether a
+    step's update may be applied; a step without one still counts as a step.
     """
+    engine.before_update = guard.allows
     meter = StepMeter()
     device = next(engine.model.parameters()).device
     resumed_elapsed_s, started_at = state.elapsed_s, time.perf_counter()
-    done_in_step = 0
+    losses: list[MicroBatchLoss] = []
     engine.model.train()
     for place, batch in meter.timed(batches):
-        done_in_step += 1
-        last = done_in_step == config.accumulation
+        last = len(losses) + 1 == config.accumulation
         seed_micro_batch(config.seed, batch.micro_batch_id)
         lr = learning_rate(state.step, end_step, config.optimizer)
-        loss_sum = engine.micro_step(batch.to(device), lr=lr, last=last)
-        if not torch.isfinite(torch.tensor(loss_sum)):
-            raise RunError(
-                f"The loss of micro-batch {tuple(batch.micro_batch_id or ())} in step {state.step} is {loss_sum}; "
-                "lower optimizer.lr, or set optimizer.gradient_clipping=1.0, and start again with --fresh."
-            )
-        meter.loss_sum += loss_sum
+        losses.append((batch.micro_batch_id, engine.micro_step(batch.to(device), lr=lr, last=last)))
         if not last:
             continue
-        done_in_step = 0
-        meter.num_targets += batch.step_targets
+        if guard.check(losses):
+            meter.loss_sum += sum(loss_sum for _, loss_sum in losses)
+            meter.num_targets += batch.step_targets
+        losses.clear()
         meter.num_steps += 1
         state.step += 1
         state.epochs_done, state.ends_epoch = place.epochs_done, place.ends_epoch

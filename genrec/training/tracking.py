@@ -75,7 +75,7 @@ class Tracker:
     """Rank 0's writer of metric lines."""
 
     def __init__(self, path: Path, sender: Sender | None = None) -> None:
-        _drop_cut_line(path)
+        drop_cut_line(path)
         self._file = path.open("a", encoding="utf-8")
         self._sender = sender
 
@@ -98,7 +98,7 @@ class Tracker:
             self._sender.close()
 
 
-def _drop_cut_line(path: Path) -> None:
+def drop_cut_line(path: Path) -> None:
     """Removes what a kill left of a last line, so that the next one does not continue it."""
     if path.is_file():
         content = path.read_bytes()

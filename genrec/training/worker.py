@@ -19,13 +19,16 @@ from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.models.build import build_model
 from genrec.training.context import WorkerContext
 from genrec.training.engine import Engine, build_engine
-from genrec.training.hooks import default_hooks
+from genrec.training.hooks import PreemptionHook, default_hooks
 from genrec.training.loop import Hook, train
 from genrec.training.meters import StepMeter
+from genrec.training.preemption import notice_of_process
 from genrec.training.restore import agreed_checkpoint, restore
 from genrec.training.state import TrainState
+from genrec.training.step_guard import StepGuard
 from genrec.training.tracking import Tracker, start_tracker
 from genrec.training.warm_start import WarmStart, warm_start
+from genrec.training.watchdog import Watchdog
 from genrec.training.window_log import WindowLogHook
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     manifest = load_manifest(config.data.prepared)
     torch.manual_seed(config.seed)
     model = build_model(config, manifest.num_items, read_item_types(config.data.prepared))
+    model.item_table.num_train_items = manifest.num_train_items or manifest.num_items
     phases["model"] = time.time() - context.started_at_s
     checkpoint = agreed_checkpoint(config, context)
     # Before the engine is built: ZeRO shards the weights that it is given.
@@ -85,13 +89,18 @@ def _train(
         parts=config.batch.micro_batches_per_step,
         target_actions=target_codes(config.sequence.target_actions, manifest),
     )
-    hooks: list[Hook] = [*default_hooks(config, engine, context, tracker, manifest, context.end_step)]
+    watchdog = Watchdog(context.run, context.rank, config.faults)
+    batches = watchdog.watch(batches)
+    log, validation, checkpoint = default_hooks(config, engine, context, tracker, manifest, context.end_step)
+    hooks: list[Hook] = [log, watchdog.pausing(validation), watchdog.pausing(checkpoint)]
     if config.train.log_windows:
         windows = WindowLogHook(context.run, context.rank)
         batches = windows.watch(batches)
         hooks.insert(0, windows)  # a checkpoint must not count what is not written down
-    hooks.append(start)
-    train(config, engine, batches, hooks, state, context.end_step)
+    guard, notice = StepGuard(config, context, state), notice_of_process()
+    hooks += [start, watchdog.pausing(PreemptionHook(guard, notice, checkpoint))]
+    with notice.listening(context.ask_cluster), watchdog.running():
+        train(config, engine, batches, hooks, state, context.end_step, guard)
 
 
 class StartHook:

@@ -1,13 +1,19 @@
-"""Seeding by micro-batch, and losses that are not numbers."""
+"""Seeding by micro-batch, and steps that are left out."""
+
+import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
+from step_guard_context import context_of
 
 from genrec.data.batch import MicroBatchId, batch_from_arrays
 from genrec.data.stream import Place
 from genrec.errors import RunError
 from genrec.training.loop import seed_micro_batch, train
+from genrec.training.meters import StepMeter
 from genrec.training.state import TrainState
+from genrec.training.step_guard import StepGuard
 
 
 def draw(seed: int, *micro_batch_id: int) -> float:
@@ -22,17 +28,57 @@ def test_randomness_belongs_to_the_micro_batch() -> None:
 
 
 class ConstantEngine:
-    def __init__(self, loss: float) -> None:
-        self.loss = loss
-        self.model = torch.nn.Linear(1, 1)
+    """Engine whose loss and gradient are given; it counts the updates that it may apply."""
 
-    def micro_step(self, *_: object, **__: object) -> float:
-        return self.loss
+    def __init__(self, *losses: float) -> None:
+        self.losses = list(losses)
+        self.model = torch.nn.Linear(1, 1)
+        self.num_updates = 0
+
+    def micro_step(self, *_: object, last: bool, **__: object) -> float:
+        loss = self.losses.pop(0)
+        self.num_updates += last and self.before_update(loss)
+        return loss
+
+
+class KeepMeter:
+    """Hook that writes down what the meter has counted."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float, int]] = []
+
+    def after_step(self, state: TrainState, meter: StepMeter) -> None:
+        self.seen.append((state.step, meter.loss_sum, meter.num_targets))
+
+
+@pytest.fixture
+def run_steps(tmp_path, write_prepared, make_config) -> Callable[..., list[tuple[int, float, int]]]:
+    """`run_steps(engine, override)` trains a step of one micro-batch for every loss; what the meter counted."""
+    prepared = write_prepared(tmp_path / "set", [[1, 2, 3, 4]])
+
+    def run(engine: ConstantEngine, *overrides: str) -> list[tuple[int, float, int]]:
+        config = make_config(prepared, "batch.micro_batches_per_step=1", *overrides)
+        batch = batch_from_arrays(torch.tensor([1]).numpy(), torch.tensor([0, 1]).numpy())
+        batch = dataclasses.replace(batch, step_targets=3)
+        hook, state, num_steps = KeepMeter(), TrainState(), len(engine.losses)
+        batches = [(Place(step, 0, 0.5, False), batch) for step in range(num_steps)]
+        guard = StepGuard(config, context_of(tmp_path), state)
+        train(config, engine, batches, [hook], state, num_steps, guard)
+        return hook.seen
+
+    return run
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run_by_name(tmp_path, write_prepared, make_config, loss: float) -> None:
-    config = make_config(write_prepared(tmp_path / "set", [[1, 2, 3, 4]]))
-    batch = batch_from_arrays(torch.tensor([1]).numpy(), torch.tensor([0, 1]).numpy())
-    with pytest.raises(RunError, match=r"in step 0 is (nan|inf); lower optimizer.lr"):
-        train(config, ConstantEngine(loss), [(Place(0, 0, 0.5, False), batch)], [], TrainState(), 1)
+def test_a_loss_that_is_no_number_ends_the_run_by_name(run_steps, loss: float) -> None:
+    engine = ConstantEngine(1.0, loss)
+    with pytest.raises(RunError, match=r"in step 1 is (nan|inf); lower optimizer.lr"):
+        run_steps(engine)
+    assert engine.num_updates == 1
+
+
+def test_a_step_that_is_left_out_counts_as_a_step_and_not_as_a_loss(run_steps) -> None:
+    engine = ConstantEngine(1.0, float("nan"), 2.0)
+    seen = run_steps(engine, "faults.on_poisoned_step=skip")
+    assert engine.num_updates == 2
+    assert seen == [(1, 1.0, 3), (2, 1.0, 3), (3, 3.0, 6)]
