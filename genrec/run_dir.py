@@ -6,6 +6,7 @@ runs/NAME/
   evaluation.json     metrics and protocol cards    report.html        `genrec report`
   checkpoints/step_00001000/                        see training/checkpoint.py
   export/             model.safetensors, config.yaml, items.parquet: the best model by validation
+  exports/step_.../   the same of other checkpoints: `genrec checkpoints RUN --export STEP`
   windows/            what each step was trained on, with train.log_windows: see training/window_log.py
 """
 
