@@ -65,8 +65,8 @@ class Watchdog:
                 closed.set()
                 thread.join()
                 faulthandler.cancel_dump_traceback_later()
-        if not self.path.stat().st_size:
-            self.path.unlink()
+                if not self.path.stat().st_size:
+                    self.path.unlink()
 
     def beat(self) -> None:
         """Says that a micro-batch is done; from now on the limit of a step holds."""
