@@ -13,7 +13,7 @@ from genrec.config import ExperimentConfig, config_from_dict
 from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import make_plan
 from genrec.data.ray_session import ensure_ray
-from genrec.errors import GenrecError, RunError, full_disk
+from genrec.errors import GenrecError, PreemptedError, RewindError, RunError, full_disk
 from genrec.run_dir import RunDir, write_atomically
 from genrec.training.checkpoint import prune_checkpoints, read_info, resume_point
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FAILURE_FILE = "failure.json"
+PREEMPTED = "preempted"
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 
 
@@ -59,17 +60,35 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps),
         started_at_s=started_at_s,
     )
-    failure = run.root / FAILURE_FILE
-    failure.unlink(missing_ok=True)
+    (run.root / FAILURE_FILE).unlink(missing_ok=True)
+    num_preemptions = 0
+    while _fit_once(config, job) == PREEMPTED:
+        num_preemptions += 1
+        if num_preemptions > config.cluster.max_preemptions >= 0:
+            raise PreemptedError(
+                f"The run was told to leave its machines more than cluster.max_preemptions "
+                f"({config.cluster.max_preemptions}) times; it is saved in {run.root}, and the same command goes on."
+            )
+        logger.warning("%s was told to leave its machines and is saved; it goes on from there.", run.root)
+    # Worker 0 prunes while others may still be uploading; now all have ended.
+    prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints, config.train.keep_best)
+
+
+def _fit_once(config: ExperimentConfig, job: Job) -> Any:
+    """Trains until the run ends or is told to leave; what worker 0 returned. Failures are Ray Train's to restart."""
+    from ray.train import TrainingFailedError
+
+    run, failure = job.run, job.run.root / FAILURE_FILE
     # Which checkpoints there are is read from the checkpoints themselves; Ray's own list of them may be behind after a
     # kill, and belongs to one version of Ray.
     (run.checkpoints_path / SNAPSHOT_FILE).unlink(missing_ok=True)
-
-    from ray.train import TrainingFailedError
-
+    if config.faults.step_timeout_s is not None:
+        # A stopped process cannot end itself; where the others do not notice it, Ray must.
+        os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(max(60.0, config.faults.step_timeout_s)))
     error: TrainingFailedError | None = None
+    returned = None
     try:
-        _trainer(config, job).fit()
+        returned = _trainer(config, job).fit().return_value
     except TrainingFailedError as failed:
         error = failed
     if failure.is_file():
@@ -79,8 +98,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
             f"Training failed after {config.cluster.max_failures} restarts: {_last_line(error)}. The run is in "
             f"{run.root}; the same command resumes it from its last checkpoint."
         ) from error
-    # Worker 0 prunes while others may still be uploading; now all have ended.
-    prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints, config.train.keep_best)
+    return returned
 
 
 def _placed(config: ExperimentConfig) -> ExperimentConfig:
@@ -98,7 +116,9 @@ def _placed(config: ExperimentConfig) -> ExperimentConfig:
 def _trainer(config: ExperimentConfig, job: Job) -> Any:
     from ray.data import ExecutionOptions
     from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from genrec.cluster.torch_backend import NoticingTorchConfig
 
     cluster = config.cluster
     resources = {"CPU": cluster.cpus_per_worker}
@@ -107,7 +127,7 @@ def _trainer(config: ExperimentConfig, job: Job) -> Any:
     return TorchTrainer(
         _worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(
+        torch_config=NoticingTorchConfig(
             backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.collective_timeout_s
         ),
         scaling_config=ScalingConfig(
@@ -116,7 +136,9 @@ def _trainer(config: ExperimentConfig, job: Job) -> Any:
         run_config=RunConfig(
             name=job.run.checkpoints_path.name,
             storage_path=job.run_root,
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures, max_preemption_failures=cluster.max_preemptions
+            ),
             worker_runtime_env={"env_vars": _worker_environment()},
         ),
         datasets={"train": _DatasetFactory(job)},
@@ -151,8 +173,8 @@ class _DatasetFactory:
         return ray_dataset(make_plan(config), start_step=start_step, end_step=self.job.end_step, workers=workers)
 
 
-def _worker(loop_config: dict[str, Any]) -> None:
-    """Ray Train's train function: builds the context and runs the worker."""
+def _worker(loop_config: dict[str, Any]) -> str | None:
+    """Ray Train's train function: builds the context and runs the worker. PREEMPTED when the run was told to leave."""
     import ray.train
     import torch
 
@@ -163,7 +185,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
     job: Job = loop_config["job"]
     failure = job.run.root / FAILURE_FILE
     if failure.is_file():
-        return  # a mistake that a restart cannot mend: end here, the driver reports it
+        return None  # a mistake that a restart cannot mend: end here, the driver reports it
     config = config_from_dict(job.config)
     me = ray.train.get_context()
     use_gpu = bool(config.cluster.gpus_per_worker)
@@ -190,13 +212,19 @@ def _worker(loop_config: dict[str, Any]) -> None:
                 tables=tables,
                 publish=publish,
                 started_at_s=job.started_at_s,
+                ask_cluster=lambda: ray.train.get_preemption_info() is not None,
             ),
         )
+    except PreemptedError:
+        return PREEMPTED  # an error would count as a failure
+    except RewindError:
+        raise  # Ray starts the workers again, from the last checkpoint
     except (GenrecError, OSError) as error:
         mistake = full_disk(error) if isinstance(error, OSError) else error
         if mistake is not None:
             _record(failure, mistake)
         raise
+    return None
 
 
 def _record(path: Path, mistake: GenrecError) -> None:
