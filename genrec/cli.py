@@ -108,8 +108,16 @@ def train(
     with _phases() as progress:
         ensure_prepared(experiment.data, progress, _say)
     read_fitting_manifest(experiment)
-    run = open_run_directory(experiment, fresh=fresh, say=_say, allow_change=allow_change or ())
-    _log_to(run.log_path)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        _say(text)
+        said.append(text)
+
+    run = open_run_directory(experiment, fresh=fresh, say=say, allow_change=allow_change or ())
+    log = _log_to(run.log_path)
+    for text in said:
+        log.info(text)
     with progress_of(run.metrics_path, console):
         _fit(experiment, run, launcher)
     _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")), experiment)
@@ -240,11 +248,14 @@ def _say(text: str) -> None:
     console.print(escape(text), highlight=False)
 
 
-def _log_to(path: Path) -> None:
-    """Warnings of this process go to the run's log.txt too."""
+def _log_to(path: Path) -> logging.Logger:
+    """What this process logs goes to the run's log.txt too."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("genrec").addHandler(handler)
+    log = logging.getLogger("genrec")
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    return log
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ Ray Train calls `run` (cluster/ray_train.py), and a single process can call it (
 debugged in one process and run where Ray is not installed.
 """
 
-import logging
 import os
 import time
 
@@ -31,8 +30,6 @@ from genrec.training.warm_start import WarmStart, warm_start
 from genrec.training.watchdog import Watchdog
 from genrec.training.window_log import WindowLogHook
 
-logger = logging.getLogger(__name__)
-
 
 def run(config: ExperimentConfig, context: WorkerContext) -> None:
     """Trains (or goes on training) the run of `context`, then tests its best model; every worker calls it alike."""
@@ -46,8 +43,6 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     checkpoint = agreed_checkpoint(config, context)
     # Before the engine is built: ZeRO shards the weights that it is given.
     warm = None if checkpoint is not None else warm_start(model, config, manifest)
-    if warm is not None and context.rank == 0:
-        logger.warning("%s", warm.sentence)
     engine = build_engine(config, model, workers=context.workers, device=context.device)
     phases["engine"] = time.time() - context.started_at_s
     state = restore(checkpoint, config, engine, context, manifest)

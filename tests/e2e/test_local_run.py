@@ -66,6 +66,22 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(project: Path)
     said = " ".join(succeed(project, *LOCAL, "name=damaged").split())
     assert f"{newest.name} is not used: torch.pt has" in said
     assert records(run, "start")[-1]["step"] < int(newest.name.removeprefix("step_"))
+    assert f"{newest.name} is not used: torch.pt has" in (run / "log.txt").read_text()
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "torch.pt").unlink()
+    assert "can be used any more" in refused(project, *LOCAL, "name=damaged", exit_code=1)
+
+
+def test_checkpoints_are_verified_and_exported_and_a_run_starts_from_one(trained: Path) -> None:
+    newest = json.loads(succeed(trained, "checkpoints", "runs/whole", "--verify", "--json"))[-1]
+    assert newest["status"] == "counts"
+    succeed(trained, "checkpoints", "runs/whole", "--export", str(newest["step"]), "--output", "published")
+    said = succeed(trained, *LOCAL, "name=warm", "train.max_epochs=1", "train.start_from=published")
+    sentence = f"(step {newest['step']}): 100 of 100 items matched, 0 are new"
+    assert sentence in " ".join(said.split())
+    assert sentence in (trained / "runs" / "warm" / "log.txt").read_text()
+    warm, cold = losses(trained / "runs" / "warm"), losses(trained / "runs" / "whole")
+    assert warm[1] < 0.8 * cold[1]
 
 
 def test_a_changed_config_is_refused_with_the_difference_and_fresh_starts_over(project: Path) -> None:
