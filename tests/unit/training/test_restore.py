@@ -6,13 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from genrec.config import ExperimentConfig
 from genrec.errors import RunError
 from genrec.run_dir import run_dir_of
-from genrec.training.checkpoint import list_checkpoints, read_info
+from genrec.training.checkpoint import (
+    CheckpointInfo,
+    checkpoint_name,
+    list_checkpoints,
+    prune_checkpoints,
+    read_info,
+    write_checkpoint,
+)
 from genrec.training.local import fit
+from genrec.training.restore import agreed_checkpoint
 from genrec.training.start import open_run_directory
+from genrec.training.state import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +123,62 @@ def test_a_new_run_begins_with_the_weights_of_another(config) -> None:
     fit(longer, run_dir_of(longer), time.time())
     assert lines(longer, "start")[-1]["warm_start"] is None
     assert lines(longer, "start")[-1]["step"] > 0
+
+
+class FileEngine:
+    """Writes one small file."""
+
+    def save(self, folder: Path) -> None:
+        (folder / "torch.pt").write_bytes(b"weights")
+
+
+def save(config: ExperimentConfig, step: int) -> Path:
+    """A checkpoint of one worker, without a training."""
+    folder = run_dir_of(config).checkpoints_path / checkpoint_name(step)
+    folder.mkdir(parents=True)
+    write_checkpoint(folder, FileEngine(), CheckpointInfo(step, TrainState(step), "hash", 1, {}, {}), 0)
+    return folder
+
+
+class Worker:
+    """One of two workers: what worker 0 says arrives as `told`, and what this one says is kept."""
+
+    def __init__(self, config: ExperimentConfig, rank: int, told: int = 0) -> None:
+        self.run = run_dir_of(config)
+        self.rank = rank
+        self.told = told
+        self.said: list[int] = []
+
+    def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
+        self.said.append(int(values[0]))
+        return values + self.told
+
+
+def test_all_workers_begin_where_worker_0_does(config) -> None:
+    trained = config()
+    before, newest = save(trained, 10), save(trained, 20)
+    first = Worker(trained, rank=0)
+    assert agreed_checkpoint(trained, first) == newest
+    assert first.said == [read_info(newest).step]
+    other = Worker(trained, rank=1, told=read_info(before).step)
+    assert agreed_checkpoint(trained, other) == before
+    assert other.said == [0]
+    assert agreed_checkpoint(trained, Worker(trained, rank=1, told=-1)) is None
+    with pytest.raises(RunError, match=r"Worker 1 does not see the checkpoint .*step_00000999.*all workers share"):
+        agreed_checkpoint(trained, Worker(trained, rank=1, told=999))
+
+
+def test_a_refusal_of_worker_0_ends_the_others_with_its_sentence(config) -> None:
+    trained = config()
+    save(trained, 10)
+    save(trained, 20)
+    prune_checkpoints(run_dir_of(trained).checkpoints_path, keep=2)
+    with pytest.raises(RunError, match="its own message says why"):
+        agreed_checkpoint(trained, Worker(trained, rank=1, told=-2))
+    for path in list_checkpoints(run_dir_of(trained).checkpoints_path):
+        (path / "torch.pt").write_bytes(b"cut")
+    first = Worker(trained, rank=0)
+    for worker in (first, Worker(trained, rank=1, told=-2)):
+        with pytest.raises(RunError, match=r"torch.pt has 3 bytes.*--fresh"):
+            agreed_checkpoint(trained, worker)
+    assert first.said == [-2]  # told before it raised, so nobody waits
