@@ -19,6 +19,8 @@ from genrec.run_dir import run_dir_of
 from genrec.training.checkpoint import list_checkpoints
 from genrec.training.checkpoint_tools import compare_checkpoints, export_checkpoint
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]  # a dozen process groups, each with DeepSpeed's start
+
 CHANGE, STEPS = 10, 60
 TOLERANCE = 1e-5  # relative, fp32, over the 50 steps after the change
 
@@ -101,7 +103,7 @@ def run_all(configs: list[ExperimentConfig]) -> None:
     """Every config with its workers; those with as many share their processes."""
     ordered = sorted(configs, key=lambda config: config.cluster.workers)
     for workers, group in groupby(ordered, key=lambda config: config.cluster.workers):
-        train_in_processes(list(group), workers)
+        train_in_processes(list(group), workers, timeout_s=900)
 
 
 def _names() -> Iterator[str]:
