@@ -38,3 +38,16 @@ class WorkerContext:
             values = values.to(self.device)
             dist.all_reduce(values)
         return values
+
+    def start_all_reduce(self, values: Tensor) -> Callable[[], Tensor]:
+        """Starts `all_reduce` and does not wait for it; the answer gives the sum, and waits if it must."""
+        if self.workers == 1:
+            return lambda: values
+        values = values.to(self.device)
+        work = dist.all_reduce(values, async_op=True)
+
+        def wait() -> Tensor:
+            work.wait()
+            return values
+
+        return wait

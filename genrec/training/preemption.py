@@ -1,8 +1,7 @@
 """Pre-emption: a worker is told to leave, all agree at the next step boundary, save a checkpoint and end.
 
-A notice comes from a signal (SIGTERM, Ctrl-C), which may reach one worker alone, or from the cluster. Whether the
-workers leave is decided by the small all-reduce that every step has anyway (step_guard.py); `PreemptionHook` in
-hooks.py then saves the checkpoint.
+A notice comes from a signal (SIGTERM, Ctrl-C), which may reach one worker alone, or from the cluster. Notices are
+summed over the workers in every step (step_guard.py), and `PreemptionHook` in hooks.py then saves the checkpoint.
 """
 
 import signal

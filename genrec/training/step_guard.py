@@ -2,8 +2,11 @@
 
 A step is poisoned when its loss or its gradient's norm is NaN or Inf, or when the norm is far above its running median.
 The engine asks `allows` once a step, when the gradient is reduced and nothing has been changed yet; a loss that is no
-number makes the gradient NaN (engine.py), so every worker sees it in the norm. The workers then agree by one small
-all-reduce, which also carries whether one of them has been told to leave (preemption.py).
+number makes the gradient NaN (engine.py), so every worker sees it in the norm, at no cost. Whether a norm is too large
+is agreed by a vote, because norms may differ in their last bit between unlike machines.
+
+Whether a worker has been told to leave (preemption.py) is summed over the workers too, but nobody waits for that: the
+sum that one step starts is read in the next.
 
 What was poisoned is written to poisoned.jsonl in the run directory, one line a step, before anything else happens.
 """
@@ -13,10 +16,11 @@ import math
 import os
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from genrec.config import ExperimentConfig
 from genrec.data.batch import MicroBatchId
@@ -39,7 +43,7 @@ MicroBatchLoss = tuple[MicroBatchId | None, float]
 
 
 class StepGuard:
-    """One for each worker: the engine calls `allows`, the loop calls `check`, both once a step."""
+    """One for each worker, made by all together: the engine calls `allows`, the loop `check`, both once a step."""
 
     def __init__(self, config: ExperimentConfig, context: WorkerContext, state: TrainState) -> None:
         self.faults = config.faults
@@ -47,14 +51,15 @@ class StepGuard:
         self.context = context
         self.state = state
         self.told_to_leave = False
-        """Whether a worker has been told to leave, as all agreed in the last step."""
+        """Whether a worker has been told to leave, as far as all of them know."""
         self.asks_cluster = False
         """Whether all workers ask the cluster after this step."""
         self._notice = notice_of_process()
         self._path = context.run.root / POISONED_FILE
         known = read_metrics(self._path)
-        self._known = {int(line["step"]) for line in known}
-        self._left_out = {int(line["step"]) for line in known if line["policy"] == "rewind"}
+        self._known = self._as_worker_0({int(line["step"]) for line in known})
+        self._left_out = self._as_worker_0({int(line["step"]) for line in known if line["policy"] == "rewind"})
+        self._notices: Callable[[], Tensor] | None = None
         self._norms: deque[float] = deque(maxlen=NUM_NORMS)
         self._norm: float | None = None
         self._poisoned = self._skipped = False
@@ -62,15 +67,11 @@ class StepGuard:
     def allows(self, norm: float | None) -> bool:
         """Whether the update of the step may be applied; `norm` is the norm of its whole gradient, before clipping."""
         self._norm = norm
-        votes = [
-            self._reason() is not None,
-            self.state.step in self._left_out,
-            self._notice.given,
-            self.context.rank == 0 and self._notice.ask_is_due(),
-        ]
-        if self.context.workers > 1:
-            votes = [bool(v) for v in self.context.all_reduce(torch.tensor(votes, dtype=torch.float32)).tolist()]
-        self._poisoned, self._skipped, self.told_to_leave, self.asks_cluster = votes
+        self._exchange_notices()
+        self._skipped = self.state.step in self._left_out
+        self._poisoned = self._reason() is not None
+        if self.faults.max_gradient_norm_ratio is not None:
+            self._poisoned = bool(self.context.all_reduce(torch.tensor(float(self._poisoned))).item())
         if self._poisoned or self._skipped:
             return False
         if norm is not None:
@@ -100,6 +101,24 @@ class StepGuard:
         if self.faults.on_poisoned_step == "rewind":
             raise RewindError(f"Step {step} is poisoned: the run goes back to its last checkpoint and leaves it out.")
         return False
+
+    def _exchange_notices(self) -> None:
+        """Starts to sum this step's notices, and takes those of the step before; a single worker takes its own."""
+        asks = self.context.rank == 0 and self._notice.ask_is_due()
+        started = self.context.start_all_reduce(torch.tensor([float(self._notice.given), float(asks)]))
+        ready = started if self.context.workers == 1 else self._notices
+        self._notices = started
+        if ready is not None:
+            self.told_to_leave, self.asks_cluster = (bool(vote) for vote in ready().tolist())
+
+    def _as_worker_0(self, steps: set[int]) -> set[int]:
+        """What worker 0 has read: workers that read a shared file system at different moments must not disagree."""
+        if self.context.workers == 1:
+            return steps
+        mine = sorted(steps) if self.context.rank == 0 else []
+        count = int(self.context.all_reduce(torch.tensor(len(mine))).item())
+        values = torch.tensor(mine, dtype=torch.int64) if mine else torch.zeros(count, dtype=torch.int64)
+        return set(self.context.all_reduce(values).tolist()) if count else set()
 
     def _reason(self) -> str | None:
         norm, ratio = self._norm, self.faults.max_gradient_norm_ratio

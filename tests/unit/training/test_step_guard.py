@@ -129,17 +129,17 @@ def test_the_first_norms_are_not_judged(guard_with) -> None:
 
 
 def test_a_vote_of_another_worker_counts(tmp_path, write_prepared, make_config, monkeypatch) -> None:
-    config = make_config(
-        write_prepared(tmp_path / "set", [[1, 2, 3, 4]]), "faults.on_poisoned_step=skip", "cluster.workers=2"
-    )
-    context = context_of(tmp_path, workers=2)
-    others = [torch.tensor([1.0, 0, 1.0, 0])]
-    # Stands for the process group: the other worker votes, and later adds nothing.
-    monkeypatch.setattr(
-        WorkerContext, "all_reduce", lambda _, values: values + others.pop() if others else values.clone()
-    )
-    guard = StepGuard(config, context, TrainState())
+    faults = "faults={on_poisoned_step: skip, max_gradient_norm_ratio: 10}"
+    config = make_config(write_prepared(tmp_path / "set", [[1, 2, 3, 4]]), faults, "cluster.workers=2")
+    guard = StepGuard(config, context_of(tmp_path), TrainState())
+    guard.context = context_of(tmp_path, workers=2)
+    # Stands for the process group: the other worker has seen too large a norm, and has been told to leave.
+    votes = [torch.tensor(1.0)]
+    monkeypatch.setattr(WorkerContext, "all_reduce", lambda _, values: values + votes.pop() if votes else values)
+    monkeypatch.setattr(WorkerContext, "start_all_reduce", lambda _, values: lambda: values + torch.tensor([1.0, 0.0]))
     assert not step(guard, 1.0, 1.0)
+    assert not guard.told_to_leave  # nobody waits for the sum
+    assert step(guard, 1.0, 1.0)
     assert guard.told_to_leave
 
 
