@@ -184,9 +184,20 @@ def prune_checkpoints(folder: Path, keep: int, keep_best: int = 0) -> None:
 
 def _best(good: list[Path], number: int) -> list[Path]:
     """The `number` best by validation metric, the earlier of two that are equal; fewer when fewer have one."""
-    metrics = [(read_info(path).state.metric, path) for path in good]
-    known = [(metric, path) for metric, path in metrics if metric is not None]
+    infos = [(read_info(path), path) for path in good]
+    protocol = _protocol(infos[-1][0])  # numbers of another one cannot be compared with those to come
+    known = [
+        (info.state.metric, path)
+        for info, path in infos
+        if info.state.metric is not None and _protocol(info) == protocol
+    ]
     return [path for _, path in sorted(known, key=lambda entry: -entry[0])[:number]]
+
+
+def _protocol(info: CheckpointInfo) -> list[Any]:
+    """The settings that decide what a validation metric means."""
+    evaluation = (info.config or {}).get("evaluation", {})
+    return [evaluation.get(name) for name in ("metric", "filter_seen", "max_validation_users")]
 
 
 def _delete(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The checkpoints of a run as a person sees them: a row each, and the one that a word means."""
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -88,7 +89,7 @@ def _row(path: Path, problem: str | None, *, finished: bool) -> CheckpointRow:
         step=int(path.name.removeprefix("step_")),
         status="counts" if problem is None else "damaged" if finished else "unfinished",
         problem=problem,
-        num_bytes=sum(_size(file) for file in path.rglob("*")),
+        num_bytes=sum(_size(Path(folder) / name) for folder, _, names in os.walk(path) for name in names),
     )
     try:
         return replace(row, **_told(read_info(path), path))
@@ -109,8 +110,8 @@ def _told(info: CheckpointInfo, path: Path) -> dict[str, Any]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 for a folder, and for a file that a training run has just deleted."""
+    """Bytes of a file; 0 for one that a training run has just deleted."""
     try:
-        return path.stat().st_size if path.is_file() else 0
+        return path.stat().st_size
     except FileNotFoundError:
         return 0

@@ -1,6 +1,7 @@
 """Which checkpoints count: complete ones, whose files have their sizes and digests."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,18 @@ def test_the_best_are_kept_besides_the_newest(tmp_path: Path) -> None:
     assert names(folder) == [20, 60]  # of two that are equal, the earlier
     prune_checkpoints(folder, keep=1)
     assert names(folder) == [60]
+
+
+def test_metrics_of_another_protocol_are_not_compared(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for step, metric, name in ((10, 0.9, "hr@10"), (20, 0.3, "ndcg@10"), (30, 0.2, "ndcg@10"), (40, 0.1, "ndcg@10")):
+        draft = tmp_path / f"draft-{step}"
+        draft.mkdir()
+        info = replace(info_of(step, metric), workers=1, config={"evaluation": {"metric": name}})
+        write_checkpoint(draft, FileEngine(0), info, 0)
+        publish_by_copy(draft, folder / checkpoint_name(step))
+    prune_checkpoints(folder, keep=1, keep_best=1)
+    assert names(folder) == [20, 40]
 
 
 def test_pruning_that_is_killed_leaves_nothing_that_seems_to_count(tmp_path: Path, monkeypatch) -> None:
