@@ -8,6 +8,8 @@ runs/NAME/
   export/             model.safetensors, config.yaml, items.parquet: the best model by validation
   exports/step_.../   the same of other checkpoints: `genrec checkpoints RUN --export STEP`
   windows/            what each step was trained on, with train.log_windows: see training/window_log.py
+  poisoned.jsonl      steps that were left out or ended the run: see training/step_guard.py
+  stacks/             where each worker stood when nothing moved: see training/watchdog.py
 """
 
 import json
