@@ -42,7 +42,7 @@ class SequenceConfig(Section):
     max_length: int = Field(50, ge=2, le=16_384, description="input events in a window")
     window: Literal["last", "random", "sliding", "stochastic"] = Field(
         "last",
-        description="of a longer history: its last events, a stretch, all of it in several windows, or stochastic length",
+        description="of a longer history: its last events, a stretch, all in several windows, or stochastic length",
     )
     stride: int | None = Field(
         None, ge=1, description="sliding: events between the ends of two windows; null is max_length"

@@ -116,13 +116,7 @@ class MixtureSource(Section):
 
 
 Source = Annotated[
-    ParquetSource
-    | CsvSource
-    | RecBoleSource
-    | SequenceTextSource
-    | MovieLensSource
-    | SyntheticSource
-    | MixtureSource,
+    ParquetSource | CsvSource | RecBoleSource | SequenceTextSource | MovieLensSource | SyntheticSource | MixtureSource,
     Field(discriminator="name"),
 ]
 

@@ -47,7 +47,9 @@ def test_the_rest_of_the_run_changes_on_request(change: str) -> None:
     assert len(check_changes("runs/run", config(), config(change), [key])) == 1
 
 
-@pytest.mark.parametrize("change", ["seed=2", "model.dim=32", "sequence.max_length=20", "batch.micro_batches_per_step=8"])
+@pytest.mark.parametrize(
+    "change", ["seed=2", "model.dim=32", "sequence.max_length=20", "batch.micro_batches_per_step=8"]
+)
 def test_what_a_step_is_never_changes(change: str) -> None:
     key = change.partition("=")[0]
     with pytest.raises(RunError, match="use another name") as caught:
