@@ -103,6 +103,7 @@ def test_the_command_ends_with_one_sentence_and_143(config, tmp_path) -> None:
 
 
 def test_a_second_signal_or_one_outside_training_ends_at_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with signals_as_notices():
         with pytest.raises(SystemExit) as ended:
             signal.raise_signal(signal.SIGTERM)
@@ -114,7 +115,7 @@ def test_a_second_signal_or_one_outside_training_ends_at_once() -> None:
             assert notice_of_process().given
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_notice_of_an_earlier_run_is_forgotten() -> None:
