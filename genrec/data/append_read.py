@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from genrec.data.append_merge import Events, IntArray, stable_order
 from genrec.data.log_files import FileError
-from genrec.data.log_parts import LogPart, read_part
+from genrec.data.log_parts import LogPart
 from genrec.data.quarantine import BadPart, Quarantine, settle
 from genrec.data.rejected import RejectedWriter
+from genrec.data.scatter import read_events
 from genrec.data.schema import ITEMS_FILE, USERS_FILE
 from genrec.data.stable_hash import hash_ids
 from genrec.data.timestamps import MICROSECONDS
-from genrec.data.validate import check_block
 from genrec.data.vocabulary import name_actions
 from genrec.errors import DataError
 
@@ -166,16 +166,12 @@ def _read_or_reject(task: ReadTask) -> PartEvents | BadPart:
     num_read = num_small = 0
     try:
         with RejectedWriter(task.rejected_path, task.part.label) as rejected:
-            for block in read_part(task.part, rejected.write_lines):
-                first_row = task.part.first_row + num_read
-                checked = check_block(block, task.time_unit, task.part.label, first_row, task.max_time)
-                num_read += len(block)
-                rejected.write(checked.rejected)
-                events = checked.events
-                if task.min_value is not None:
-                    events = events.filter(pc.field("value") >= task.min_value)
-                    num_small += len(checked.events) - len(events)
-                tables.append(events.drop_columns(["value"]) if "value" in events.column_names else events)
+            for block, num_block_rows, num_block_small in read_events(
+                task.part, rejected, time_unit=task.time_unit, min_value=task.min_value, max_time=task.max_time
+            ):
+                num_read += num_block_rows
+                num_small += num_block_small
+                tables.append(block)
     except FileError as error:
         return BadPart(error)
     events = pa.concat_tables(tables) if tables else None

@@ -96,15 +96,12 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_KNOCK_TIMEOUT_S).close()
 
 
-def map_tasks(
-    function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], on_done: Callable[[int], None] | None = None
-) -> Iterator[ResultT]:
+def map_tasks(function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT]) -> Iterator[ResultT]:
     """`function(task)` for every task, a core each, wherever the cluster has one; results in the order of the tasks.
 
     Plain Ray tasks, because a Ray Data pipeline starts two actors for its statistics and its scaling, which cost two
     cores as much as reading some millions of events. `function` must be importable on the workers; tasks and results
-    are pickled. `on_done` gets the number of finished tasks. The first GenrecError of a task is raised here, without
-    the stack of the worker.
+    are pickled. The first GenrecError of a task is raised here, without the stack of the worker.
     """
     import ray
 
@@ -112,7 +109,6 @@ def map_tasks(
     num_running = _TASKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = iter(tasks)
     running = deque(call.remote(function, task) for task in islice(waiting, num_running))
-    done = 0
     try:
         while running:
             result, error = ray.get(running[0])
@@ -120,9 +116,6 @@ def map_tasks(
             if error is not None:
                 raise error
             running.extend(call.remote(function, task) for task in islice(waiting, 1))
-            done += 1
-            if on_done is not None:
-                on_done(done)
             yield result
     finally:
         for task in running:

@@ -4,6 +4,7 @@ What it writes is in `runs.py`. A task holds one run at a time, however large it
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,26 @@ class ScatterResult:
     has_subseconds: bool = False
 
 
+def read_events(
+    part: LogPart, rejected: RejectedWriter, *, time_unit: str, min_value: float | None, max_time: int | None
+) -> Iterator[tuple[pa.Table, int, int]]:
+    """Blocks of a part: its events without their values, the rows it had, and how many had too small a value.
+
+    Bad rows and lines go to `rejected`. Raises DataError when the part is damaged.
+    """
+    num_read = 0
+    for block in read_part(part, rejected.write_lines):
+        first_row = part.first_row + num_read
+        checked = check_block(block, time_unit, part.label, first_row, max_time)
+        num_read += len(block)
+        rejected.write(checked.rejected)
+        events = checked.events
+        if min_value is not None:
+            events = events.filter(pc.field("value") >= min_value)
+        num_small = len(checked.events) - len(events)
+        yield events.drop_columns(["value"]) if "value" in events.column_names else events, len(block), num_small
+
+
 def scatter(task: ScatterTask) -> ScatterResult:
     """Reads one part into its runs; raises DataError when the part is damaged."""
     runs: list[Run] = []
@@ -71,19 +92,14 @@ def scatter(task: ScatterTask) -> ScatterResult:
         blocks.clear()
 
     with RejectedWriter(task.rejected_path, task.part.label) as rejected:
-        for block in read_part(task.part, rejected.write_lines):
-            first_row = task.part.first_row + num_read
-            checked = check_block(block, task.time_unit, task.part.label, first_row, task.max_time)
-            num_read += len(block)
-            rejected.write(checked.rejected)
-            events = checked.events
-            if task.min_value is not None:
-                kept = events.filter(pc.field("value") >= task.min_value)
-                num_small += len(events) - len(kept)
-                events = kept
+        for events, num_block_rows, num_block_small in read_events(
+            task.part, rejected, time_unit=task.time_unit, min_value=task.min_value, max_time=task.max_time
+        ):
+            num_read += num_block_rows
+            num_small += num_block_small
             if "time" in events.column_names and not has_subseconds:
                 has_subseconds = bool((events["time"].to_numpy() % MICROSECONDS).any())
-            blocks.append(events.drop_columns(["value"]) if "value" in events.column_names else events)
+            blocks.append(events)
             num_waiting += len(events)
             if num_waiting >= RUN_EVENTS:
                 write_blocks()
