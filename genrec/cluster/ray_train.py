@@ -91,6 +91,9 @@ def _fit_once(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
     if config.faults.step_timeout_s is not None:
         # A stopped process cannot end itself; where the others do not notice it, Ray must.
         os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(max(60.0, config.faults.step_timeout_s)))
+    if config.cluster.min_workers != config.cluster.max_workers:
+        # Ray's view of the machines is up to 20 s old: workers that do not fit any more are asked for again, fewer.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     error: TrainingFailedError | None = None
     returned = None
     try:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError
 
-DATA_CPUS = 0.5
+DATA_CPUS = 1.0
 """Logical CPUs that must stay free for Ray Data: without them the first read never starts, which looks like a hang."""
 
 RESERVE_TIMEOUT_S = 180.0
