@@ -141,7 +141,7 @@ def through_ray(plan: Plan, end_step: int, workers: int) -> dict[str, float]:
     from ray import cloudpickle
 
     from genrec.data.ray_session import ensure_ray
-    from genrec.data.ray_stream import ray_dataset, ray_tables
+    from genrec.data.ray_stream import lay_out, ray_tables, remaining_chunks
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a script
     ensure_ray()
@@ -159,7 +159,7 @@ def through_ray(plan: Plan, end_step: int, workers: int) -> dict[str, float]:
     consumers = [Consumer.remote() for _ in range(workers)]
     ray.get([consumer.ready.remote() for consumer in consumers], timeout=RAY_TIMEOUT_S)
     requested_at = time.time()
-    dataset = ray_dataset(plan, start_step=0, end_step=end_step, workers=workers)
+    dataset = lay_out(remaining_chunks(plan, start_step=0, end_step=end_step), plan.spec, workers)
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
     shards = dataset.streaming_split(workers, equal=True)

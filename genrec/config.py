@@ -11,7 +11,7 @@ depends on how many workers there are.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 # The `data.` sections live in a file of their own and are offered here with the others.
 from genrec.config_data import ColumnsConfig as ColumnsConfig
@@ -30,6 +30,7 @@ from genrec.config_data import Split as Split
 from genrec.config_data import SyntheticSource as SyntheticSource
 from genrec.config_data import kind_by_default
 from genrec.config_errors import explain_validation_error, read_yaml
+from genrec.config_workers import Workers, check_countable, check_shares, checked_workers
 from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
 
@@ -78,7 +79,13 @@ class BatchConfig(Section):
 
     tokens_per_step: int = Field(8_192, ge=2, description="events in one optimizer step, at most, over all workers")
     micro_batches_per_step: int = Field(
-        2, ge=1, le=65_536, description="parts of a step; a multiple of cluster.workers"
+        2, ge=1, le=65_536, description="parts of a step; a multiple of every number of workers"
+    )
+    packed_parts: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="parts that steps are packed for; null is micro_batches_per_step, or a run's own",
     )
     chunk_tokens: int = Field(
         1_000_000, ge=2, description="events that are read and shuffled together; at least those of 32 steps"
@@ -270,7 +277,12 @@ class EvaluationConfig(Section):
 class ClusterConfig(Section):
     """The workers that share the training."""
 
-    workers: int = Field(1, ge=1, le=65_536, description="Ray Train workers")
+    workers: Workers = Field(
+        1, description="Ray Train workers; [min, max] is as many of them as the cluster has room for"
+    )
+    resize_check_s: float = Field(
+        60, ge=1, description="seconds between two looks for more room, where workers is a range"
+    )
     cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs reserved for a worker; leave some for Ray Data")
     gpus_per_worker: float = Field(0.0, ge=0, le=1, description="1 trains on GPUs, 0 on CPUs")
     threads_per_worker: int | None = Field(None, ge=1, description="torch threads of a worker; null shares the cores")
@@ -279,6 +291,28 @@ class ClusterConfig(Section):
         -1, ge=-1, description="times a run may be told to leave its machines and go on elsewhere; -1 is no limit"
     )
     collective_timeout_s: int = Field(600, ge=10, description="a collective that takes longer ends the run")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers(cls, value: Any) -> Workers:
+        return checked_workers(value)
+
+    @model_validator(mode="after")
+    def _countable(self) -> "ClusterConfig":
+        check_countable(
+            self.workers, {"cpus_per_worker": self.cpus_per_worker, "gpus_per_worker": self.gpus_per_worker}
+        )
+        return self
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that the run goes on with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that the run takes."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class FaultsConfig(Section):
@@ -330,18 +364,12 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _divides(self) -> "ExperimentConfig":
-        parts, workers = self.batch.micro_batches_per_step, self.cluster.workers
-        if parts % workers:
-            raise ValueError(
-                f"batch.micro_batches_per_step ({parts}) must be a multiple of cluster.workers ({workers}); "
-                f"use {(parts // workers + 1) * workers} micro-batches or a number of workers that divides {parts}"
-            )
+        check_shares(self.batch.micro_batches_per_step, self.cluster.workers)
         return self
 
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches that one worker adds up before a step."""
-        return self.batch.micro_batches_per_step // self.cluster.workers
+    def accumulation(self, workers: int) -> int:
+        """Micro-batches that each of `workers` adds up before a step."""
+        return self.batch.micro_batches_per_step // workers
 
 
 def config_from_dict(values: dict[str, Any], origin: str = "config") -> ExperimentConfig:

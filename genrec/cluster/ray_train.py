@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genrec.cluster.resources import check_resources
+from genrec.cluster.resources import check_resources, data_cpus_reserved
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.cpu_op import compile_cpu_op
-from genrec.data.plan import make_plan
+from genrec.data.plan import PlanSpec, make_plan
 from genrec.data.ray_session import ensure_ray
 from genrec.errors import GenrecError, PreemptedError, RewindError, RunError, full_disk
-from genrec.run_dir import RunDir, write_atomically
+from genrec.run_dir import RunDir, load_saved_config, write_atomically
 from genrec.training.checkpoint import prune_checkpoints, read_info, resume_point
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
 
     Raises RunError when training failed for good; the run directory then says how far it came.
     """
+    config = load_saved_config(run.config_path)
     if config.engine.name == "deepspeed" and not config.cluster.gpus_per_worker:
         compile_cpu_op()
     ensure_ray()
@@ -61,8 +62,15 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         started_at_s=started_at_s,
     )
     (run.root / FAILURE_FILE).unlink(missing_ok=True)
-    num_preemptions = 0
-    while _fit_once(config, job) == PREEMPTED:
+    with data_cpus_reserved(config, requester=f"data of {job.run_root}"):
+        _fit_until_done(config, job, plan.spec)
+    # Worker 0 prunes while others may still be uploading; now all have ended.
+    prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints, config.train.keep_best)
+
+
+def _fit_until_done(config: ExperimentConfig, job: Job, spec: PlanSpec) -> None:
+    run, num_preemptions = job.run, 0
+    while _fit_once(config, job, spec) == PREEMPTED:
         num_preemptions += 1
         if num_preemptions > config.cluster.max_preemptions >= 0:
             raise PreemptedError(
@@ -70,11 +78,9 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
                 f"({config.cluster.max_preemptions}) times; it is saved in {run.root}, and the same command goes on."
             )
         logger.warning("%s was told to leave its machines and is saved; it goes on from there.", run.root)
-    # Worker 0 prunes while others may still be uploading; now all have ended.
-    prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints, config.train.keep_best)
 
 
-def _fit_once(config: ExperimentConfig, job: Job) -> Any:
+def _fit_once(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
     """Trains until the run ends or is told to leave; what worker 0 returned. Failures are Ray Train's to restart."""
     from ray.train import TrainingFailedError
 
@@ -85,10 +91,13 @@ def _fit_once(config: ExperimentConfig, job: Job) -> Any:
     if config.faults.step_timeout_s is not None:
         # A stopped process cannot end itself; where the others do not notice it, Ray must.
         os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(max(60.0, config.faults.step_timeout_s)))
+    if config.cluster.min_workers != config.cluster.max_workers:
+        # Ray's view of the machines is up to 20 s old: workers that do not fit any more are asked for again, fewer.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     error: TrainingFailedError | None = None
     returned = None
     try:
-        returned = _trainer(config, job).fit().return_value
+        returned = _trainer(config, job, spec).fit().return_value
     except TrainingFailedError as failed:
         error = failed
     if failure.is_file():
@@ -113,11 +122,11 @@ def _placed(config: ExperimentConfig) -> ExperimentConfig:
     return config.model_copy(update=paths)
 
 
-def _trainer(config: ExperimentConfig, job: Job) -> Any:
-    from ray.data import ExecutionOptions
-    from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
+def _trainer(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from genrec.cluster.stream_config import StreamConfig
     from genrec.cluster.torch_backend import NoticingTorchConfig
 
     cluster = config.cluster
@@ -131,7 +140,10 @@ def _trainer(config: ExperimentConfig, job: Job) -> Any:
             backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.collective_timeout_s
         ),
         scaling_config=ScalingConfig(
-            num_workers=cluster.workers, use_gpu=bool(cluster.gpus_per_worker), resources_per_worker=resources
+            num_workers=cluster.workers,
+            use_gpu=bool(cluster.gpus_per_worker),
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=cluster.resize_check_s,
         ),
         run_config=RunConfig(
             name=job.run.checkpoints_path.name,
@@ -142,35 +154,33 @@ def _trainer(config: ExperimentConfig, job: Job) -> Any:
             worker_runtime_env={"env_vars": _worker_environment()},
         ),
         datasets={"train": _DatasetFactory(job)},
-        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True), enable_shard_locality=False),
+        dataset_config=StreamConfig(spec),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _DatasetFactory:
-    """Called by Ray Train's controller at every (re)start: the micro-batches that are still to be trained."""
+    """Called by Ray Train's controller at every (re)start: the chunks that are still to be trained."""
 
     job: Job
 
     def __call__(self) -> "ray.data.Dataset":
         import ray.data
 
-        from genrec.data.ray_stream import ray_dataset
+        from genrec.data.ray_stream import remaining_chunks
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         config = config_from_dict(self.job.config)
-        workers = config.cluster.workers
+        end_step = self.job.end_step
         try:
             newest = resume_point(self.job.run.checkpoints_path)
+            start_step = 0 if newest is None else read_info(newest).step
         except GenrecError as error:
             _record(self.job.run.root / FAILURE_FILE, error)
-            return ray.data.range(workers)  # the workers end at once
-        start_step = 0 if newest is None else read_info(newest).step
-        if start_step >= self.job.end_step:
-            return ray.data.range(workers)  # nothing is left to train; no worker reads it
-        return ray_dataset(make_plan(config), start_step=start_step, end_step=self.job.end_step, workers=workers)
+            start_step = end_step  # the workers end at once
+        return remaining_chunks(make_plan(config), start_step=start_step, end_step=end_step)
 
 
 def _worker(loop_config: dict[str, Any]) -> str | None:

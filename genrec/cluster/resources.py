@@ -1,29 +1,78 @@
-"""What the cluster must have before training starts; a run that can never be placed is refused, not left waiting."""
+"""What the cluster must have: room for the workers, and a CPU for Ray Data. A run that can never start is refused."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError
 
-DATA_CPUS = 0.5
+DATA_CPUS = 1.0
 """Logical CPUs that must stay free for Ray Data: without them the first read never starts, which looks like a hang."""
+
+RESERVE_TIMEOUT_S = 180.0
+"""Time after which Ray forgets a reservation whose driver has died; it is renewed three times as often."""
 
 
 def check_resources(config: ExperimentConfig) -> None:
-    """Raises ConfigError when the connected cluster cannot hold the workers and still read data."""
+    """Raises ConfigError when the connected cluster cannot hold the (fewest) workers and still read data."""
     import ray
 
     total = ray.cluster_resources()
     cluster = config.cluster
-    cpus, needed = total.get("CPU", 0.0), cluster.workers * cluster.cpus_per_worker
+    workers = cluster.min_workers
+    cpus, needed = total.get("CPU", 0.0), workers * cluster.cpus_per_worker
     if needed + DATA_CPUS > cpus:
         raise ConfigError(
-            f"cluster.workers * cluster.cpus_per_worker ({cluster.workers} * {cluster.cpus_per_worker} = {needed:g}) "
+            f"cluster.workers * cluster.cpus_per_worker ({workers} * {cluster.cpus_per_worker} = {needed:g}) "
             f"must leave {DATA_CPUS:g} of the cluster's {cpus:g} CPUs to Ray Data; use fewer workers or "
-            f"cluster.cpus_per_worker={max((cpus - 1) / cluster.workers, 0.1):.2g}."
+            f"cluster.cpus_per_worker={max((cpus - 1) / workers, 0.1):.2g}."
         )
-    gpus, needed_gpus = total.get("GPU", 0.0), cluster.workers * cluster.gpus_per_worker
+    gpus, needed_gpus = total.get("GPU", 0.0), workers * cluster.gpus_per_worker
     if needed_gpus > gpus:
         raise ConfigError(
-            f"cluster.workers * cluster.gpus_per_worker ({cluster.workers} * {cluster.gpus_per_worker:g} = "
+            f"cluster.workers * cluster.gpus_per_worker ({workers} * {cluster.gpus_per_worker:g} = "
             f"{needed_gpus:g}) is more than the cluster's {gpus:g} GPUs; use fewer workers, or "
             "cluster.gpus_per_worker=0 to train on CPUs."
         )
+
+
+@contextmanager
+def data_cpus_reserved(config: ExperimentConfig, requester: str) -> Iterator[None]:
+    """Keeps a range of workers from growing into the last CPUs; a fixed number was compared with the cluster already.
+
+    Ray Train takes what Ray's coordinator has not promised to others: of two requests of the same priority, the older
+    one is served first. So Ray Data's share is asked for before the trainer starts, and asked for again until it ends.
+    """
+    if config.cluster.min_workers == config.cluster.max_workers:
+        yield
+        return
+    import ray
+    from ray.data._internal.cluster_autoscaler.base_autoscaling_coordinator import ResourceRequestPriority
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    coordinator, ended = get_or_create_autoscaling_coordinator(), threading.Event()
+
+    def ask() -> ray.ObjectRef:
+        return coordinator.request_resources.remote(
+            requester_id=requester,
+            resources=[{"CPU": DATA_CPUS}],
+            expire_after_s=RESERVE_TIMEOUT_S,
+            priority=ResourceRequestPriority.HIGH,
+        )
+
+    def renew() -> None:
+        while not ended.wait(RESERVE_TIMEOUT_S / 3):
+            ask()
+
+    ray.get(ask(), timeout=60)
+    thread = threading.Thread(target=renew, name="data-cpus", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        coordinator.cancel_request.remote(requester)

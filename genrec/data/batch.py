@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 class MicroBatchId(NamedTuple):
-    """Names a micro-batch for ever: which epoch, which chunk of that epoch's plan, and its place in the chunk."""
+    """Names a micro-batch for ever: which epoch, which chunk of that epoch's plan, and its number in the chunk.
+
+    A step that is dealt into another number of micro-batches has others, with numbers of their own.
+    """
 
     epoch: int
     chunk: int

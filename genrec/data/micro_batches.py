@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from genrec.data.packing import IntArray, pack
+from genrec.data.packing import IntArray, deal_anew, pack
 from genrec.data.plan import Chunk, PlanSpec, tokens_of
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
@@ -26,7 +26,7 @@ MICRO_BATCH_SCHEMA = pa.schema(
         pa.field("part", pa.int32(), nullable=False),
         pa.field("epoch", pa.int32(), nullable=False),
         pa.field("chunk", pa.int32(), nullable=False),
-        pa.field("position", pa.int32(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
         pa.field("epoch_first_step", pa.int64(), nullable=False),
         pa.field("epoch_num_steps", pa.int64(), nullable=False),
         pa.field("step_targets", pa.int64(), nullable=False),
@@ -48,23 +48,27 @@ class PackedChunk:
 
     chunk: Chunk
     parts: int
+    first_id: int
+    """`MicroBatchId.position` of the first micro-batch."""
     items: npt.NDArray[np.int32]
     times: npt.NDArray[np.int64]
     actions: npt.NDArray[np.uint8]
     events: IntArray
-    """[num_tokens + num_windows] index into items, times and actions, in the order of the micro-batches."""
+    """[num_tokens + num_windows] index into items, times and actions, window after window."""
     event_borders: IntArray
     """[num_windows + 1] borders of the windows in `events`."""
     users: IntArray
     starts: IntArray
+    windows: IntArray
+    """[num_windows] index into event_borders, users and starts, micro-batch after micro-batch."""
     borders: IntArray
-    """[num_micro_batches + 1] borders of the micro-batches, in windows."""
+    """[num_micro_batches + 1] borders of the micro-batches in `windows`."""
     step_targets: IntArray
     """[num_steps] events that are predicted in each step; at least 1, so that a loss can be divided by it."""
 
     def rows(self, positions: IntArray) -> pa.Table:
         """The micro-batches at `positions` of the chunk, a row each."""
-        chunk, windows = self.chunk, _spans(self.borders, positions)
+        chunk, windows = self.chunk, self.windows[_spans(self.borders, positions)]
         events = self.events[_spans(self.event_borders, windows)]
         window_borders = _borders(np.diff(self.borders)[positions])
         lengths = np.diff(self.event_borders)[windows]
@@ -75,7 +79,7 @@ class PackedChunk:
             "part": positions % self.parts,
             "epoch": np.full(count, chunk.epoch),
             "chunk": np.full(count, chunk.index),
-            "position": positions,
+            "position": self.first_id + positions,
             "epoch_first_step": np.full(count, chunk.epoch_first_step),
             "epoch_num_steps": np.full(count, chunk.epoch_num_steps),
             "step_targets": self.step_targets[positions // self.parts],
@@ -124,7 +128,7 @@ def worker_tables(
     Tables come block after block of steps, within one for each worker of `ranks` in turn. Worker `w` of `workers` has
     parts `p` with `p % workers == w`; its rows are in order of step and part.
     """
-    parts, block = spec.rule.micro_batches_per_step, spec.rule.steps_per_block
+    parts, block = spec.parts, spec.rule.steps_per_block
     reader = RowGroupReader(spec.folder)
     for chunk in chunks:
         packed = pack_chunk(spec, chunk, reader)
@@ -152,10 +156,15 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
     counts = np.diff(event_borders)
     firsts = events[event_borders[:-1]]
     events += np.repeat(offsets[:-1][windows.rows], counts)
-    parts = spec.rule.micro_batches_per_step
+    step_borders = borders[:: spec.rule.micro_batches_per_step]
+    # Now that it is drawn what each window holds: which micro-batch it is in decides nothing about it.
+    chosen = np.arange(len(counts))
+    if spec.dealt_anew is not None:
+        chosen, borders = deal_anew(counts - 1, borders, spec.rule, spec.dealt_anew)
     return PackedChunk(
         chunk=chunk,
-        parts=parts,
+        parts=spec.parts,
+        first_id=_first_id(spec, chunk.num_steps),
         items=lists["items"],
         times=lists["times"],
         actions=lists["actions"],
@@ -163,9 +172,20 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
         event_borders=event_borders,
         users=users[windows.rows],
         starts=firsts,
+        windows=chosen,
         borders=borders,
-        step_targets=_count_targets(spec, lists["actions"][events], event_borders, borders[::parts]),
+        step_targets=_count_targets(spec, lists["actions"][events], event_borders, step_borders),
     )
+
+
+def _first_id(spec: PlanSpec, num_steps: int) -> int:
+    """Where the numbers of a chunk's micro-batches begin: no two ways of dealing its steps have a number in common.
+
+    First come the micro-batches that were packed, then those of steps dealt into 1, into 2, into 3 ...
+    """
+    if spec.dealt_anew is None:
+        return 0
+    return num_steps * (spec.rule.micro_batches_per_step + spec.dealt_anew * (spec.dealt_anew - 1) // 2)
 
 
 def _count_targets(

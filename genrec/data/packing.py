@@ -9,10 +9,13 @@
    A step that is still uneven is dealt again, window by window.
 
 The count of steps and the size of each follow from the multiset of lengths alone.
+
+A run that goes on with another number of micro-batches keeps its steps: `deal_anew` deals the windows of each into as
+many as are wanted now.
 """
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +93,31 @@ def pack(lengths: IntArray, rule: PackingRule, steps: int, generator: np.random.
     return falling[by_bin], borders.astype(np.int64)
 
 
+def deal_anew(lengths: IntArray, borders: IntArray, rule: PackingRule, parts: int) -> tuple[IntArray, IntArray]:
+    """The same steps in `parts` micro-batches each: `lengths` of windows and `borders` as `pack` has put them.
+
+    Returns another order of those windows, and its borders. Where the windows of a step do not fit into micro-batches
+    of tokens_per_step / `parts` tokens, some hold more, by one window at most: the steps are not to be changed.
+    """
+    step_borders = borders[:: rule.micro_batches_per_step]
+    rule, steps = replace(rule, micro_batches_per_step=parts), len(step_borders) - 1
+    counts = np.diff(step_borders)
+    step = np.repeat(np.arange(steps), counts)
+    order = np.lexsort((-lengths, step))
+    rows_of_step = -(-counts // parts)
+    place = np.arange(len(lengths)) - step_borders[step]
+    row, column = (np.cumsum(rows_of_step) - rows_of_step)[step] + place // parts, place % parts
+    rows: IntArray = np.zeros((int(rows_of_step.sum()), parts), dtype=np.int64)
+    rows[row, column] = lengths[order]
+    part = np.tile(np.arange(parts), (len(rows), 1))
+    spread = _even_parts(rows, np.repeat(np.arange(steps), rows_of_step), part, steps)
+    bins = step * parts + part[row, column]
+    # Of any micro-batches, one holds no more than its share, so a window always fits into that and its own length.
+    _deal_uneven_again(bins, lengths[order], spread, rule, more_room=int(lengths.max(initial=0)))
+    new_borders = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=steps * parts))])
+    return order[np.argsort(bins, kind="stable")], new_borders.astype(np.int64)
+
+
 def _fewest_steps(falling: IntArray, rule: PackingRule) -> int:
     """A lower bound: all tokens must fit, and of windows longer than 1 / (k + 1) of a micro-batch at most k do."""
     parts, room = rule.micro_batches_per_step, rule.tokens_per_micro_batch
@@ -117,17 +145,31 @@ def _deal(falling: IntArray, steps: int, rule: PackingRule) -> IntArray:
     part = np.tile(np.arange(parts), (num_rows, 1))
     spread = _even_parts(rows, step_of_row, part, steps)
     bins = (step_of_row[:, None] * parts + part).ravel()[: len(falling)]
+    _deal_uneven_again(bins, falling, spread, rule)
+    return bins
+
+
+def _deal_uneven_again(
+    bins: IntArray, falling: IntArray, spread: FloatArray, rule: PackingRule, more_room: int = 0
+) -> None:
+    """Deals the steps whose `spread` is large, or that have a too full micro-batch, window by window; changes `bins`.
+
+    `falling` are the lengths of the windows in `bins`; those of a step must stand there longest first. A step that is
+    too full and cannot be dealt within the budget gets `more_room`, if there is any.
+    """
+    steps, parts, room = len(spread), rule.micro_batches_per_step, rule.tokens_per_micro_batch
     full = np.bincount(bins, weights=falling, minlength=steps * parts).reshape(steps, parts).max(axis=1)
-    uneven = np.flatnonzero((spread > UNEVEN) | (full > rule.tokens_per_micro_batch))
+    uneven = np.flatnonzero((spread > UNEVEN) | (full > room))
     if len(uneven):
         by_step = np.argsort(bins // parts, kind="stable")
         borders = np.searchsorted(bins[by_step] // parts, np.arange(steps + 1))
         for step in uneven:
             members = by_step[borders[step] : borders[step + 1]]
-            dealt = _deal_windows(falling[members], parts, rule.tokens_per_micro_batch)
+            dealt = _deal_windows(falling[members], parts, room)
+            if dealt is None and full[step] > room and more_room:
+                dealt = _deal_windows(falling[members], parts, room + more_room)
             if dealt is not None:
                 bins[members] = step * parts + dealt
-    return bins
 
 
 def _deal_rows(tokens: IntArray, steps: int) -> IntArray:

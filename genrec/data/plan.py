@@ -72,6 +72,13 @@ class PlanSpec:
     rule: PackingRule
     target_actions: tuple[int, ...] | None = None
     """Codes of the actions that are predicted; None is all."""
+    dealt_anew: int | None = None
+    """Micro-batches that the windows of a step are dealt into, where not as many as `rule` packs the steps for."""
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of a step."""
+        return self.dealt_anew or self.rule.micro_batches_per_step
 
     def generator(self, *salt: int) -> np.random.Generator:
         """A generator that depends on the data set, the seed and `salt` alone."""
@@ -249,13 +256,9 @@ def make_plan(config: ExperimentConfig) -> Plan:
     """The plan of a config's prepared data set; raises ConfigError or DataError when nothing can be trained on."""
     batch, sequence = config.batch, config.sequence
     steps_per_block = max(batch.steps_per_block, MIN_BLOCK_TOKENS // batch.tokens_per_step)
-    rule = PackingRule(batch.tokens_per_step, batch.micro_batches_per_step, steps_per_block)
-    if sequence.max_length > rule.tokens_per_micro_batch:
-        raise ConfigError(
-            f"sequence.max_length ({sequence.max_length}) must fit a micro-batch of batch.tokens_per_step / "
-            f"batch.micro_batches_per_step = {rule.tokens_per_micro_batch} tokens; raise batch.tokens_per_step to "
-            f"{sequence.max_length * batch.micro_batches_per_step} or more."
-        )
+    parts, packed_parts = batch.micro_batches_per_step, batch.packed_parts or batch.micro_batches_per_step
+    _check_room(config, max(parts, packed_parts))
+    rule = PackingRule(batch.tokens_per_step, packed_parts, steps_per_block)
     folder = Path(config.data.prepared)
     manifest = load_manifest(folder)
     spec = PlanSpec(
@@ -271,6 +274,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         ),
         rule=rule,
         target_actions=target_codes(sequence.target_actions, manifest),
+        dealt_anew=parts if parts != packed_parts else None,
     )
     groups = tuple(_read_users(spec, manifest))
     if not any(group.tokens.any() for group in groups):
@@ -279,6 +283,19 @@ def make_plan(config: ExperimentConfig) -> Plan:
             "prepare a longer log or choose another data.split."
         )
     return Plan(spec, batch.chunk_tokens, groups, parts_of(manifest, sequence.mix), mixed=sequence.mix is not None)
+
+
+def _check_room(config: ExperimentConfig, parts: int) -> None:
+    """Raises ConfigError when a micro-batch, one of `parts`, cannot hold the longest window."""
+    batch, longest = config.batch, config.sequence.max_length
+    if longest > batch.tokens_per_step // parts:
+        name = "packed_parts" if parts != batch.micro_batches_per_step else "micro_batches_per_step"
+        most = batch.tokens_per_step // longest
+        raise ConfigError(
+            f"sequence.max_length ({longest}) must fit a micro-batch of batch.tokens_per_step / batch.{name} = "
+            f"{batch.tokens_per_step // parts} tokens; raise batch.tokens_per_step to {longest * parts} or more"
+            + (f", or use batch.{name}={most} or less." if most else ".")
+        )
 
 
 def tokens_of(ends: IntArray) -> IntArray:

@@ -1,7 +1,11 @@
 """Ray Data's side of the data stream: chunks of the plan in, one worker's blocks of micro-batches out.
 
-    plan -> runs of chunks -> worker_tables (a task a run) -> one row for each block of steps of a worker
+    plan -> runs of chunks (`remaining_chunks`)
+         -> worker_tables (a task a run) -> one row for each block of steps of a worker (`lay_out`)
          -> streaming_split -> stream.worker_batches -> the training loop
+
+What remains to be trained does not depend on the number of workers. How it is laid out does, and with a range of
+workers their number is known only when they are there.
 
 A row holds one worker's micro-batches of a block of steps as one table, in Arrow's stream format. Ray
 blocks of one row make `streaming_split` deal them to the workers strictly in turn (a test pins it), and the last steps
@@ -25,22 +29,26 @@ if TYPE_CHECKING:
     import ray.data
 
 
-def ray_dataset(plan: Plan, *, start_step: int, end_step: int, workers: int) -> "ray.data.Dataset":
-    """A lazy Ray Data set of the remaining micro-batches, laid out for `streaming_split(workers, equal=True)`."""
+def remaining_chunks(plan: Plan, *, start_step: int, end_step: int) -> "ray.data.Dataset":
+    """A Ray Data set of the chunks with steps `[start_step, end_step)`: a row for each task, an idle one if need be."""
     import ray.data
 
-    groups = [
-        {"chunks": json.dumps([asdict(chunk) for chunk in group])}
-        for group in _grouped(plan.chunks(start_step=start_step, end_step=end_step), plan.chunk_tokens)
+    groups = list(_grouped(plan.chunks(start_step=start_step, end_step=end_step), plan.chunk_tokens)) or [[]]
+    rows = [
+        {"chunks": json.dumps([asdict(chunk) for chunk in group]), "start_step": start_step, "end_step": end_step}
+        for group in groups
     ]
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
+def lay_out(remaining: "ray.data.Dataset", spec: PlanSpec, workers: int) -> "ray.data.Dataset":
+    """The micro-batches of `remaining_chunks`, for `streaming_split(workers, equal=True)`; nothing is run yet."""
     # With batches of one row, Ray Data cuts the blocks in the map task itself.
-    dataset = (
-        ray.data.from_items(groups, override_num_blocks=len(groups))
-        .map_batches(_ChunkTask(plan.spec, workers, start_step, end_step), batch_size=1, batch_format="numpy")
-        .repartition(target_num_rows_per_block=1, strict=True)
+    dataset = remaining.map_batches(_ChunkTask(spec, workers), batch_size=1, batch_format="numpy").repartition(
+        target_num_rows_per_block=1, strict=True
     )
     dataset.context.custom_execution_callback_classes = [_pace()]
-    dataset.context._max_num_blocks_in_streaming_gen_buffer = _blocks_ahead(plan.spec.rule, workers)
+    dataset.context._max_num_blocks_in_streaming_gen_buffer = _blocks_ahead(spec.rule, workers)
     return dataset
 
 
@@ -94,26 +102,24 @@ def _pace() -> type[Any]:
 class _ChunkTask:
     """The map task: a run of chunks in, their blocks of micro-batches out."""
 
-    def __init__(self, spec: PlanSpec, workers: int, start_step: int, end_step: int) -> None:
+    def __init__(self, spec: PlanSpec, workers: int) -> None:
         self.spec = spec
         self.workers = workers
-        self.start_step = start_step
-        self.end_step = end_step
         self.__name__ = "micro_batches"
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        for text in batch["chunks"]:
+        for text, start_step, end_step in zip(batch["chunks"], batch["start_step"], batch["end_step"], strict=True):
             chunks = [
                 Chunk(**{**values, "row_groups": tuple(GroupVisit(*visit) for visit in values["row_groups"])})
                 for values in json.loads(text)
             ]
-            span = {"start_step": self.start_step, "end_step": self.end_step}
+            span = {"start_step": int(start_step), "end_step": int(end_step)}
             for table in worker_tables(self.spec, chunks, ranks=range(self.workers), workers=self.workers, **span):
                 yield pa.table({"micro_batches": _to_row(table)})
 
 
 def ray_tables(shard: "ray.data.DataIterator") -> Iterator[pa.Table]:
-    """One worker's micro-batches from its split of `ray_dataset`."""
+    """One worker's micro-batches from its split of `lay_out`."""
     for rows in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
         for value in rows["micro_batches"]:
             with pa.ipc.open_stream(value.as_buffer()) as stream:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.config import ExperimentConfig
-from genrec.data.packing import pack, window_cost
+from genrec.data.packing import deal_anew, pack, window_cost
 from genrec.data.plan import Chunk, Plan, make_plan
 
 IntArray = npt.NDArray[np.int64]
@@ -62,19 +62,19 @@ def plan_facts(config: ExperimentConfig) -> PlanFacts:
     chunks = plan.epoch(0)
     number = {(group.path, group.group): index for index, group in enumerate(plan.row_groups)}
     lengths = [_window_lengths(plan, chunk, number) for chunk in chunks]
-    rule = plan.spec.rule
+    rule, parts = plan.spec.rule, plan.spec.parts
     num_steps = sum(chunk.num_steps for chunk in chunks)
     num_tokens = sum(chunk.num_tokens for chunk in chunks)
-    num_parts = num_steps * rule.micro_batches_per_step
+    num_parts = num_steps * parts
     chosen = np.unique(np.linspace(0, len(chunks) - 1, min(len(chunks), MAX_PACKED_CHUNKS)).round().astype(int))
     packed = [_micro_batches(plan, chunks[index], lengths[index]) for index in chosen.tolist()]
-    spread = _step_spread(np.concatenate([part.cost for part in packed]), rule.micro_batches_per_step)
+    spread = _step_spread(np.concatenate([one.cost for one in packed]), parts)
     cost = np.concatenate([part.cost for part in packed])
     return PlanFacts(
         window=config.sequence.window,
         max_length=config.sequence.max_length,
         tokens_per_step=rule.tokens_per_step,
-        micro_batches_per_step=rule.micro_batches_per_step,
+        micro_batches_per_step=parts,
         seed=config.seed,
         num_chunks=len(chunks),
         num_steps=num_steps,
@@ -112,11 +112,15 @@ class _MicroBatches:
 def _micro_batches(plan: Plan, chunk: Chunk, lengths: IntArray) -> _MicroBatches:
     # Which window of several equally long ones goes where is drawn; how many of which length each micro-batch gets, and
     # so everything that is measured here, follows from the lengths alone.
-    order, borders = pack(lengths, plan.spec.rule, chunk.num_steps, plan.spec.generator(chunk.epoch, chunk.index))
+    spec = plan.spec
+    order, borders = pack(lengths, spec.rule, chunk.num_steps, spec.generator(chunk.epoch, chunk.index))
+    packed = lengths[order]
+    if spec.dealt_anew is not None:
+        order, borders = deal_anew(packed, borders, spec.rule, spec.dealt_anew)
+        packed = packed[order]
     num_windows = np.diff(borders)
     owner = np.repeat(np.arange(len(num_windows)), num_windows)
     cost: npt.NDArray[np.float64] = np.zeros(len(num_windows))
-    packed = lengths[order]
     longest = np.zeros(len(num_windows), dtype=np.int64)
     np.maximum.at(longest, owner, packed)
     np.add.at(cost, owner, window_cost(packed))

@@ -15,14 +15,16 @@ MAX_PHASE_COLUMNS = 4
 
 def summary(config: ExperimentConfig, history: History) -> str:
     """The run in one line: model, loss, log, engine, workers."""
-    workers = (history.starts[-1].workers if history.starts else None) or config.cluster.workers
+    fewest, most = config.cluster.min_workers, config.cluster.max_workers
+    planned = str(fewest) if fewest == most else f"{fewest} to {most}"
+    workers = str((history.starts[-1].workers if history.starts else None) or planned)
     engine = f"DeepSpeed ZeRO-{config.engine.zero_stage}" if config.engine.name == "deepspeed" else "plain PyTorch"
     parts = (
         config.model.name,
         config.loss.name.replace("-", " "),
         f"{config.data.source.name} log",
         f"{engine}, {config.engine.precision}",
-        f"{workers} worker{'s' if workers != 1 else ''}",
+        f"{workers} worker{'s' if workers != '1' else ''}",
     )
     return " · ".join(parts)
 

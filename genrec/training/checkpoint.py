@@ -209,9 +209,9 @@ def _delete(path: Path) -> None:
         logger.warning("Checkpoint %s could not be deleted whole: %s", path, error)
 
 
-def same_topology(info: CheckpointInfo, config: ExperimentConfig) -> bool:
-    """Whether the shards of a checkpoint are those that the config's workers and engine would write."""
-    return (info.workers, info.engine) == (config.cluster.workers, config.engine.model_dump(mode="json"))
+def same_topology(info: CheckpointInfo, config: ExperimentConfig, workers: int) -> bool:
+    """Whether the shards of a checkpoint are those that `workers` with the config's engine would write."""
+    return (info.workers, info.engine) == (workers, config.engine.model_dump(mode="json"))
 
 
 def _list_name(rank: int) -> str:

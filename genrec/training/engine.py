@@ -152,7 +152,7 @@ class DeepSpeedEngine:
             config=deepspeed_config(config, engine, workers=workers),
         )
         self.model: SequenceModel = self._engine.module
-        self._scale = workers * (config.batch.micro_batches_per_step // workers)
+        self._scale = workers * config.accumulation(workers)
         self._zero_stage = engine.zero_stage
         self.before_update: Callable[[float | None], bool] = _always
         self._verdict: bool | None = None
@@ -246,7 +246,7 @@ def deepspeed_config(config: ExperimentConfig, engine: DeepSpeedConfig, *, worke
     zero: dict[str, Any] = {"stage": engine.zero_stage}
     values: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # one Ray Data row is one micro-batch
-        "gradient_accumulation_steps": config.batch.micro_batches_per_step // workers,
+        "gradient_accumulation_steps": config.accumulation(workers),
         "gradient_clipping": config.optimizer.gradient_clipping,
         "bf16": {"enabled": engine.precision == "bf16"},
         "zero_optimization": zero,

@@ -14,7 +14,7 @@ from genrec.config import DeepSpeedConfig, ExperimentConfig
 from genrec.data.plan import make_plan
 from genrec.data.stream import local_tables
 from genrec.errors import ConfigError, RewindError
-from genrec.run_dir import RunDir
+from genrec.run_dir import RunDir, load_saved_config
 from genrec.training.checkpoint import publish_by_copy
 from genrec.training.context import WorkerContext
 from genrec.training.preemption import signals_as_notices
@@ -26,14 +26,17 @@ logger = logging.getLogger(__name__)
 def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     """Trains in this process; under `torchrun`, as one of its workers."""
     rank, workers = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if workers != config.cluster.workers:
+    fewest, most = config.cluster.min_workers, config.cluster.max_workers
+    if not fewest <= workers <= most:
+        wanted = str(fewest) if fewest == most else f"{fewest} to {most}"
         raise ConfigError(
             f"--launcher local runs {workers} worker{'s' if workers > 1 else ''} here, and cluster.workers is "
-            f"{config.cluster.workers}; set cluster.workers={workers}, or start {config.cluster.workers} with torchrun."
+            f"{wanted}; set cluster.workers={workers}, or start {wanted} with torchrun."
         )
     device = pick_device(config, int(os.environ.get("LOCAL_RANK", "0")))
     # Meeting the other workers comes first: rank 0 has then prepared the data and opened the run directory.
     started_group = _start_process_group(config, device, rank, workers)
+    config = load_saved_config(run.config_path)
     plan = make_plan(config)
     end_step = plan.num_steps(config.train.max_epochs, config.train.max_steps)
 

@@ -35,9 +35,10 @@ def train(
 ) -> None:
     """Trains from `state.step` until `end_step` or until a hook stops the run; `state` is updated in place.
 
-    `batches` are this worker's micro-batches in order, `config.accumulation` of them a step. `guard` says whether a
-    step's update may be applied; a step without one still counts as a step.
+    `batches` are this worker's micro-batches in order, its share of each step. `guard` says whether a step's update may
+    be applied; a step without one still counts as a step.
     """
+    accumulation = config.accumulation(guard.context.workers)
     engine.before_update = guard.allows
     meter = StepMeter()
     device = next(engine.model.parameters()).device
@@ -45,7 +46,7 @@ def train(
     losses: list[MicroBatchLoss] = []
     engine.model.train()
     for place, batch in meter.timed(batches):
-        last = len(losses) + 1 == config.accumulation
+        last = len(losses) + 1 == accumulation
         seed_micro_batch(config.seed, batch.micro_batch_id)
         lr = learning_rate(state.step, end_step, config.optimizer)
         losses.append((batch.micro_batch_id, engine.micro_step(batch.to(device), lr=lr, last=last)))

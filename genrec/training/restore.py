@@ -77,7 +77,7 @@ def restore(
             f"{folder} was trained on another data set than {config.data.prepared} holds now; prepare the old one "
             "again, or start over with --fresh."
         )
-    if same_topology(info, config):
+    if same_topology(info, config, context.workers):
         engine.load(folder)
     else:
         universal = universal_state(folder, TAG, info.step, info.engine, logger.warning)

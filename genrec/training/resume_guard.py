@@ -17,6 +17,7 @@ FREE = (
     "engine.name",
     "engine.zero_stage",
     "engine.offload_optimizer",
+    "batch.micro_batches_per_step",
     "batch.steps_per_block",
     "data.max_rejected_fraction",
     "data.max_rejected_files",
@@ -35,6 +36,19 @@ ON_REQUEST = ("engine.precision", "evaluation", "optimizer", "train", "loss")
 """Settings, or whole sections, that `--allow-change` may name."""
 
 
+def keep_packing(old: ExperimentConfig, new: ExperimentConfig) -> ExperimentConfig:
+    """`new` with the run's packing, unless it names one: steps stay what they are in any number of micro-batches."""
+    if new.batch.packed_parts is not None:
+        return new
+    packed = _packed_parts(old)
+    kept = None if packed == new.batch.micro_batches_per_step else packed
+    return new.model_copy(update={"batch": new.batch.model_copy(update={"packed_parts": kept})})
+
+
+def _packed_parts(config: ExperimentConfig) -> int:
+    return config.batch.packed_parts or config.batch.micro_batches_per_step
+
+
 def check_changes(
     run: str, old: ExperimentConfig, new: ExperimentConfig, allowed: Sequence[str] = ()
 ) -> tuple[str, ...]:
@@ -49,6 +63,8 @@ def check_changes(
                 f"or start over with --fresh. Possible are {', '.join(ON_REQUEST)} and settings inside them."
             )
     differences = {text.partition(":")[0]: text for text in config_differences(old, new)}
+    if _packed_parts(old) == _packed_parts(new):
+        differences.pop("batch.packed_parts", None)
     refused = {key: text for key, text in differences.items() if not _covered(key, (*FREE, *allowed))}
     if refused:
         on_request = [key for key in refused if _covered(key, ON_REQUEST)]

@@ -21,7 +21,7 @@ from genrec.run_dir import (
     write_atomically,
 )
 from genrec.training.checkpoint import list_checkpoints, resume_point
-from genrec.training.resume_guard import check_changes
+from genrec.training.resume_guard import check_changes, keep_packing
 from genrec.training.versions import installed_versions
 
 
@@ -31,7 +31,8 @@ def open_run_directory(
     """The run directory of `config`, ready to be trained in.
 
     An existing run is resumed. RunError shows the differences that it may not take over (resume_guard.py), unless
-    nothing has been trained yet, or that none of its checkpoints can be used. `fresh` deletes it first.
+    nothing has been trained yet, or that none of its checkpoints can be used. `fresh` deletes it first. The config that
+    is saved there is the one to train with: it keeps what decides which windows make a step.
     """
     run = run_dir_of(config)
     if fresh and run.root.exists():
@@ -39,7 +40,9 @@ def open_run_directory(
             raise RunError(f"--fresh would delete {run.root}, which is not a run; choose another name or runs_dir.")
         shutil.rmtree(run.root)
     if run.config_path.is_file() and _has_trained(run):
-        for change in check_changes(str(run.root), load_saved_config(run.config_path), config, allow_change):
+        old = load_saved_config(run.config_path)
+        config = keep_packing(old, config)
+        for change in check_changes(str(run.root), old, config, allow_change):
             say(f"Changed: {change}")
     run.create(config)
     write_atomically(run.environment_path, json.dumps(environment(), indent=1))

@@ -1,10 +1,11 @@
 """Writes down which windows each step was trained on (`train.log_windows`), so that a run can prove what it has seen.
 
-    RUN/windows/rank_00000.jsonl    {"time_s": 1760000000.1, "step": 7, "part": 0, "epoch": 0,
+    RUN/windows/rank_00000.jsonl    {"time_s": 1760000000.1, "step": 7, "part": 0, "parts": 2, "epoch": 0,
                                      "users": [3, 12, ...], "starts": [0, 40, ...]}
 
 A line is one micro-batch, written when its step is done and before that step's checkpoint, so what a checkpoint counts
-is on disk. A step that a restart trains again is written again, perhaps by another rank: the later line counts.
+is on disk. A step that a restart trains again is written again, perhaps by another rank, perhaps in another number of
+parts: the later lines count.
 """
 
 import json
@@ -26,7 +27,8 @@ WINDOWS_DIR = "windows"
 class WindowLogHook:
     """Appends the windows of each step of this worker to its file; `watch` must see the micro-batches."""
 
-    def __init__(self, run: RunDir, rank: int) -> None:
+    def __init__(self, run: RunDir, rank: int, parts: int) -> None:
+        self._parts = parts
         self._path = _folder(run) / f"rank_{rank:05d}.jsonl"
         self._path.parent.mkdir(exist_ok=True)
         if _is_torn(self._path):
@@ -41,6 +43,7 @@ class WindowLogHook:
                 {
                     "step": place.step,
                     "part": place.part,
+                    "parts": self._parts,
                     "epoch": batch.micro_batch_id.epoch,
                     "users": batch.users.tolist(),
                     "starts": batch.starts.tolist(),
@@ -62,6 +65,7 @@ class WindowLogHook:
 def trained_windows(run: RunDir) -> list[dict[str, Any]]:
     """The micro-batches that count, by step and part: of a step that was trained several times, the last."""
     latest: dict[tuple[int, int], dict[str, Any]] = {}
+    last_of_step: dict[int, dict[str, Any]] = {}
     for path in sorted(_folder(run).glob("rank_*.jsonl")):
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
@@ -71,7 +75,10 @@ def trained_windows(run: RunDir) -> list[dict[str, Any]]:
             key = (line["step"], line["part"])
             if key not in latest or line["time_s"] >= latest[key]["time_s"]:
                 latest[key] = line
-    return [latest[key] for key in sorted(latest)]
+            if line["step"] not in last_of_step or line["time_s"] >= last_of_step[line["step"]]["time_s"]:
+                last_of_step[line["step"]] = line
+    parts = {step: line.get("parts") for step, line in last_of_step.items()}
+    return [latest[key] for key in sorted(latest) if latest[key].get("parts") == parts[key[0]]]
 
 
 def _is_torn(path: Path) -> bool:

@@ -89,7 +89,7 @@ def _train(
     log, validation, checkpoint = default_hooks(config, engine, context, tracker, manifest, context.end_step)
     hooks: list[Hook] = [log, watchdog.pausing(validation), watchdog.pausing(checkpoint)]
     if config.train.log_windows:
-        windows = WindowLogHook(context.run, context.rank)
+        windows = WindowLogHook(context.run, context.rank, config.batch.micro_batches_per_step)
         batches = windows.watch(batches)
         hooks.insert(0, windows)  # a checkpoint must not count what is not written down
     guard, notice = StepGuard(config, context, state), notice_of_process()

@@ -33,11 +33,11 @@ def read_through_ray(plan: Plan, start: int, end: int, workers: int) -> list[lis
     from ray import cloudpickle
 
     from genrec.data.ray_session import ensure_ray
-    from genrec.data.ray_stream import ray_dataset
+    from genrec.data.ray_stream import lay_out, remaining_chunks
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     ensure_ray()
-    dataset = ray_dataset(plan, start_step=start, end_step=end, workers=workers)
+    dataset = lay_out(remaining_chunks(plan, start_step=start, end_step=end), plan.spec, workers)
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
 

@@ -13,7 +13,7 @@ from source_tree import ROOT, imports_of, module_of, package_files, tree_of, whe
 # A package stands for its modules; the longest name that fits counts.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.errors", "genrec.overrides"),
-    ("genrec.config_errors", "genrec.cpu_op", "genrec.doctor"),
+    ("genrec.config_errors", "genrec.config_workers", "genrec.cpu_op", "genrec.doctor"),
     ("genrec.config", "genrec.config_data", "genrec.data.schema"),
     ("genrec.run_dir", "genrec.data", "genrec.evaluation.metrics"),
     ("genrec.models", "genrec.losses"),
@@ -27,7 +27,7 @@ ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 # Packages of one row that know nothing of each other.
 STRANGERS = (
     ("genrec.reporting", ("genrec.training", "genrec.inference", "genrec.models", "genrec.cluster")),
-    ("genrec.models", ("genrec.config_errors", "genrec.run_dir")),
+    ("genrec.models", ("genrec.config_errors", "genrec.config_workers", "genrec.run_dir")),
 )
 
 RAY_MODULES = re.compile(r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|cluster(\..*)?)$")

@@ -109,7 +109,7 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
         (["engine.zero_stage=5"], "engine.zero_stage = 5 is refused", "less than or equal to 3"),
         # rules between settings
         (["cluster.workers=3"], "batch.micro_batches_per_step (2) must be a multiple of cluster.workers (3)", "use 3"),
-        (["cluster.workers=0"], "cluster.workers = 0 is refused", "greater than or equal to 1"),
+        (["cluster.workers=0"], "cluster.workers: 0 must be a number from 1", "use 2, or [1, 2]"),
         (
             ["batch.tokens_per_step=3"],
             "batch: tokens_per_step (3) must be at least 2 for each of the 2",
@@ -143,7 +143,7 @@ def test_refusal_names_the_path_the_value_and_a_way_out(overrides: list[str], pa
 @pytest.mark.parametrize(("parts", "workers", "accumulation"), [(1, 1, 1), (8, 1, 8), (8, 2, 4), (8, 8, 1), (6, 3, 2)])
 def test_accumulation_is_micro_batches_by_worker(parts: int, workers: int, accumulation: int) -> None:
     overrides = [f"batch.micro_batches_per_step={parts}", f"cluster.workers={workers}"]
-    assert config_from_dict(apply_overrides(smallest(), overrides)).accumulation == accumulation
+    assert config_from_dict(apply_overrides(smallest(), overrides)).accumulation(workers) == accumulation
 
 
 @pytest.mark.parametrize(("parts", "workers"), [(2, 3), (2, 4), (8, 3), (9, 6)])
@@ -152,7 +152,45 @@ def test_the_way_out_of_indivisible_workers_works(parts: int, workers: int) -> N
     advised = int(refusal(*overrides).partition("use ")[2].split()[0])
     assert advised >= parts
     fixed = [f"batch.micro_batches_per_step={advised}", f"cluster.workers={workers}"]
-    assert config_from_dict(apply_overrides(smallest(), fixed)).accumulation == advised // workers
+    assert config_from_dict(apply_overrides(smallest(), fixed)).accumulation(workers) == advised // workers
+
+
+@pytest.mark.parametrize(
+    ("parts", "workers", "what"),
+    [
+        (4, [1, 3], "[1, 3], and 3 does not divide it"),
+        (6, [2, 4], "[2, 4], and 4 does not divide it"),
+        (2, [2, 4], "[2, 4], and 3, 4 do not divide it"),
+    ],
+)
+def test_every_size_of_a_range_must_divide_and_the_way_out_works(parts: int, workers: list[int], what: str) -> None:
+    message = refusal(f"batch.micro_batches_per_step={parts}", f"cluster.workers={workers}")
+    assert f"batch.micro_batches_per_step ({parts}) must be a multiple of every number of workers" in message
+    assert what in message
+    advised = int(message.partition("use ")[2].split()[0])
+    assert advised > parts
+    fixed = [f"batch.micro_batches_per_step={advised}", f"cluster.workers={workers}"]
+    cluster = config_from_dict(apply_overrides(smallest(), fixed)).cluster
+    assert [cluster.min_workers, cluster.max_workers] == workers
+
+
+def test_a_range_that_no_number_of_micro_batches_fits() -> None:
+    message = refusal("cluster.workers=[1, 40]")
+    assert "and 3, 4, 5, 6, 7, 8, 9, 10 and 30 more do not divide it" in message
+    assert "no number up to 65,536 would do; choose a smaller range" in message
+
+
+@pytest.mark.parametrize("workers", ["[2, 1]", "[1]", "[1, 2, 3]", "[0, 2]", "two", "1.5", "[1, x]", "{min: 1}"])
+def test_what_is_no_number_of_workers(workers: str) -> None:
+    assert "must be a number from 1 to 65,536, or [smallest, largest]" in refusal(f"cluster.workers={workers}")
+
+
+def test_fractions_that_ray_counts_wrong_are_refused_in_a_range() -> None:
+    config_from_dict(apply_overrides(smallest(), ["cluster.workers=2", "cluster.cpus_per_worker=0.3"]))
+    message = refusal("cluster.workers=[1, 2]", "cluster.cpus_per_worker=0.3")
+    assert "cpus_per_worker (0.3) must be a multiple of 0.0625" in message
+    assert "use 0.3125" in message
+    config_from_dict(apply_overrides(smallest(), ["cluster.workers=[1, 2]", "cluster.cpus_per_worker=0.3125"]))
 
 
 @pytest.mark.parametrize(("dim", "heads"), [(65, 2), (50, 8), (3, 4)])

@@ -7,7 +7,7 @@ import pytest
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.errors import RunError
 from genrec.overrides import apply_overrides
-from genrec.training.resume_guard import FREE, ON_REQUEST, check_changes
+from genrec.training.resume_guard import FREE, ON_REQUEST, check_changes, keep_packing
 
 BASE: dict[str, Any] = {
     "name": "run",
@@ -27,6 +27,7 @@ def config(*overrides: str) -> ExperimentConfig:
     "change",
     [
         "cluster.workers=2",
+        "cluster.workers=[1, 2]",
         "engine.zero_stage=3",
         "engine={name: torch}",
         "train.log_every_steps=1",
@@ -48,7 +49,7 @@ def test_the_rest_of_the_run_changes_on_request(change: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["seed=2", "model.dim=32", "sequence.max_length=20", "batch.micro_batches_per_step=8"]
+    "change", ["seed=2", "model.dim=32", "sequence.max_length=20", "batch.tokens_per_step=512", "batch.packed_parts=8"]
 )
 def test_what_a_step_is_never_changes(change: str) -> None:
     key = change.partition("=")[0]
@@ -57,6 +58,22 @@ def test_what_a_step_is_never_changes(change: str) -> None:
     assert "--allow-change" not in str(caught.value)
     with pytest.raises(RunError, match=f"--allow-change {key} is not possible"):
         check_changes("runs/run", config(), config(change), [key])
+
+
+def test_the_steps_stay_packed_for_the_first_number_of_micro_batches() -> None:
+    first = config()
+    second = keep_packing(first, config("batch.micro_batches_per_step=8"))
+    assert (second.batch.micro_batches_per_step, second.batch.packed_parts) == (8, 4)
+    assert check_changes("runs/run", first, second) == ("batch.micro_batches_per_step: 4 -> 8",)
+    third = keep_packing(second, config("batch.micro_batches_per_step=2"))
+    assert third.batch.packed_parts == 4
+    assert keep_packing(third, config()) == first
+
+
+def test_another_packing_is_another_run() -> None:
+    named = keep_packing(config(), config("batch.packed_parts=8"))
+    with pytest.raises(RunError, match="use another name"):
+        check_changes("runs/run", config(), named)
 
 
 def test_only_what_is_refused_is_listed() -> None:
