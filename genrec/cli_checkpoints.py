@@ -16,6 +16,7 @@ from genrec.errors import ConfigError
 from genrec.reporting import formats
 from genrec.run_dir import open_run
 from genrec.training.checkpoint_list import CheckpointRow, checkpoint_rows, find_checkpoint
+from genrec.training.checkpoint_store import store_of
 
 if TYPE_CHECKING:
     from genrec.training.checkpoint_tools import WeightDifference  # imports torch
@@ -32,7 +33,7 @@ def checkpoints(
     verify: Annotated[bool, typer.Option("--verify", help="read every file; exit code 1 when one is damaged")] = False,
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="what differs between two: steps, `latest`, or checkpoint folders of other runs"),
+        typer.Option(help="what differs between two: steps, `latest`, or checkpoints of other runs by folder or URI"),
     ] = None,
     export: Annotated[str | None, typer.Option(help="publish one: a step, or `latest`")] = None,
     output: Annotated[Path | None, typer.Option(help="folder of the export; default: in the run")] = None,
@@ -55,7 +56,7 @@ def checkpoints(
 def _list(run: Path, *, verify: bool, as_json: bool) -> None:
     directory, experiment = open_run(run)
     with console.status("reading every file") if verify and not as_json else nullcontext():
-        rows = checkpoint_rows(directory.checkpoints_path, digests=verify)
+        rows = checkpoint_rows(store_of(experiment, directory), digests=verify)
     if as_json:
         print(json.dumps([row.to_json() for row in rows]))
     elif not rows:
@@ -93,8 +94,8 @@ def _table(rows: list[CheckpointRow], metric: str, *, verified: bool) -> Table:
 def _compare(run: Path, words: tuple[str, str], as_json: bool) -> None:
     from genrec.training.checkpoint_tools import compare_checkpoints
 
-    folder = open_run(run)[0].checkpoints_path
-    first, second = (find_checkpoint(folder, word) for word in words)
+    directory, experiment = open_run(run)
+    first, second = (find_checkpoint(store_of(experiment, directory), word) for word in words)
     with nullcontext() if as_json else console.status("comparing"):
         found = compare_checkpoints(first, second)
     if as_json:
@@ -132,7 +133,7 @@ def _export(run: Path, word: str, output: Path | None, *, overwrite: bool, as_js
     from genrec.training.checkpoint_tools import export_checkpoint
 
     directory, experiment = open_run(run)
-    checkpoint = find_checkpoint(directory.checkpoints_path, word)
+    checkpoint = find_checkpoint(store_of(experiment, directory), word)
     folder = output or directory.root / "exports" / checkpoint.name
     with nullcontext() if as_json else console.status("exporting"):
         export_checkpoint(checkpoint, directory, experiment, folder, overwrite=overwrite)

@@ -8,8 +8,10 @@ a `name` selects one of several kinds, each with its own fields. `load_config` t
 depends on how many workers there are.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,6 +37,8 @@ from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
 
 RUN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+_SECRET = re.compile("key|secret|token|password|signature|^sig$", re.IGNORECASE)
 
 
 class SequenceConfig(Section):
@@ -238,6 +242,13 @@ class TrainConfig(Section):
     )
     patience: int | None = Field(None, ge=1, description="validations without a better metric before training stops")
     log_every_steps: int = Field(10, ge=1, description="steps between two metric lines")
+    checkpoint_dir: str | None = Field(
+        None,
+        description="folder or URI (s3://bucket/prefix) that holds a folder for each run; null is the run directory",
+    )
+    checkpoint_upload: Literal["async", "sync"] = Field(
+        "async", description="async: training goes on while a checkpoint is uploaded; the next one waits for it"
+    )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept")
     keep_best: int = Field(
         0,
@@ -253,6 +264,19 @@ class TrainConfig(Section):
     def _length(self) -> "TrainConfig":
         if self.max_epochs is None and self.max_steps is None:
             raise ValueError("one of max_epochs and max_steps must be set; add train.max_epochs=10, say")
+        return self
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> "TrainConfig":
+        url = urlsplit(self.checkpoint_dir or "")
+        secrets = [name for name, _ in parse_qsl(url.query, keep_blank_values=True) if _SECRET.search(name)]
+        if url.password is not None:
+            secrets.append("a password before the @")
+        if url.scheme and secrets:
+            raise ValueError(  # the value itself is not shown
+                f"checkpoint_dir must not hold credentials ({', '.join(secrets)}), because configs and logs are kept; "
+                "give them to the machines (an instance role, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, ...)"
+            )
         return self
 
 

@@ -5,6 +5,7 @@ GenrecError
 ├── DataError      a log, a prepared data set or an export that cannot be used     (exit code 2)
 └── RunError       a run that failed or cannot be continued                        (exit code 1)
     ├── RewindError     goes back to its last checkpoint; the launcher starts the workers again
+    ├── StorageError    the storage of the checkpoints failed, perhaps for a moment; Ray starts the workers again
     └── PreemptedError  was told to leave and has saved a checkpoint               (exit code 130 or 143)
 
 A message says the rule, the values, and the way out, in one sentence that a user can act on. The command line
@@ -41,6 +42,10 @@ class RunError(GenrecError):
 
 class RewindError(RunError):
     """A run goes back to its last checkpoint: the launcher starts its workers again."""
+
+
+class StorageError(RunError):
+    """The storage of the checkpoints did not take or give something; trying again may help."""
 
 
 class PreemptedError(RunError):

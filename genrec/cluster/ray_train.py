@@ -3,19 +3,24 @@
 import json
 import logging
 import os
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genrec.cluster.ray_upload import publish
 from genrec.cluster.resources import check_resources, data_cpus_reserved
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import PlanSpec, make_plan
 from genrec.data.ray_session import ensure_ray
-from genrec.errors import GenrecError, PreemptedError, RewindError, RunError, full_disk
+from genrec.errors import GenrecError, PreemptedError, RewindError, RunError, StorageError, full_disk
 from genrec.run_dir import RunDir, load_saved_config, write_atomically
-from genrec.training.checkpoint import prune_checkpoints, read_info, resume_point
+from genrec.training.checkpoint import read_info, resume_point
+from genrec.training.checkpoint_store import CheckpointStore, store_of
+from genrec.training.start import with_whole_paths
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FAILURE_FILE = "failure.json"
+STORAGE_FILE = "storage_failure.json"
 PREEMPTED = "preempted"
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 
@@ -43,6 +49,11 @@ class Job:
         """The run directory."""
         return RunDir(Path(self.run_root))
 
+    @property
+    def store(self) -> CheckpointStore:
+        """Where the run's checkpoints are."""
+        return store_of(config_from_dict(self.config), self.run)
+
 
 def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     """Trains on Ray: starts or joins a cluster, and restarts workers that die from the last checkpoint.
@@ -56,7 +67,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     check_resources(config)
     plan = make_plan(config)
     job = Job(
-        config=_placed(config).model_dump(mode="json"),
+        config=with_whole_paths(config).model_dump(mode="json"),
         run_root=str(run.root.absolute()),
         end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps),
         started_at_s=started_at_s,
@@ -64,8 +75,6 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     (run.root / FAILURE_FILE).unlink(missing_ok=True)
     with data_cpus_reserved(config, requester=f"data of {job.run_root}"):
         _fit_until_done(config, job, plan.spec)
-    # Worker 0 prunes while others may still be uploading; now all have ended.
-    prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints, config.train.keep_best)
 
 
 def _fit_until_done(config: ExperimentConfig, job: Job, spec: PlanSpec) -> None:
@@ -87,7 +96,7 @@ def _fit_once(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
     run, failure = job.run, job.run.root / FAILURE_FILE
     # Which checkpoints there are is read from the checkpoints themselves; Ray's own list of them may be behind after a
     # kill, and belongs to one version of Ray.
-    (run.checkpoints_path / SNAPSHOT_FILE).unlink(missing_ok=True)
+    job.store.delete_file(SNAPSHOT_FILE)
     if config.faults.step_timeout_s is not None:
         # A stopped process cannot end itself; where the others do not notice it, Ray must.
         os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(max(60.0, config.faults.step_timeout_s)))
@@ -101,25 +110,13 @@ def _fit_once(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
     except TrainingFailedError as failed:
         error = failed
     if failure.is_file():
-        raise RunError(json.loads(failure.read_text(encoding="utf-8"))["message"])
+        raise RunError(_message(failure))
     if error is not None:
         raise RunError(
             f"Training failed after {config.cluster.max_failures} restarts: {_last_line(error)}. The run is in "
             f"{run.root}; the same command resumes it from its last checkpoint."
         ) from error
     return returned
-
-
-def _placed(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with whole paths: workers run in folders of their own, perhaps on other machines."""
-    start_from = config.train.start_from
-    paths = {
-        "data": config.data.model_copy(update={"prepared": str(Path(config.data.prepared).absolute())}),
-        "train": config.train.model_copy(
-            update={"start_from": None if start_from is None else str(Path(start_from).absolute())}
-        ),
-    }
-    return config.model_copy(update=paths)
 
 
 def _trainer(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
@@ -130,6 +127,7 @@ def _trainer(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
     from genrec.cluster.torch_backend import NoticingTorchConfig
 
     cluster = config.cluster
+    store_parent, store_name = posixpath.split(job.store.root)
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
@@ -146,8 +144,9 @@ def _trainer(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
             elastic_resize_monitor_interval_s=cluster.resize_check_s,
         ),
         run_config=RunConfig(
-            name=job.run.checkpoints_path.name,
-            storage_path=job.run_root,
+            name=store_name,
+            storage_path=store_parent,
+            storage_filesystem=job.store.filesystem,
             failure_config=FailureConfig(
                 max_failures=cluster.max_failures, max_preemption_failures=cluster.max_preemptions
             ),
@@ -174,11 +173,14 @@ class _DatasetFactory:
         context.execution_options.preserve_order = True
         config = config_from_dict(self.job.config)
         end_step = self.job.end_step
+        (self.job.run.root / STORAGE_FILE).unlink(missing_ok=True)
         try:
-            newest = resume_point(self.job.run.checkpoints_path)
-            start_step = 0 if newest is None else read_info(newest).step
+            store = self.job.store
+            newest = resume_point(store)
+            start_step = 0 if newest is None else read_info(store, newest).step
         except GenrecError as error:
-            _record(self.job.run.root / FAILURE_FILE, error)
+            # An error here would end the run; one of the workers counts as a failure that Ray may restart.
+            _record(self.job.run.root / (STORAGE_FILE if isinstance(error, StorageError) else FAILURE_FILE), error)
             start_step = end_step  # the workers end at once
         return remaining_chunks(make_plan(config), start_step=start_step, end_step=end_step)
 
@@ -196,6 +198,8 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
     failure = job.run.root / FAILURE_FILE
     if failure.is_file():
         return None  # a mistake that a restart cannot mend: end here, the driver reports it
+    if (job.run.root / STORAGE_FILE).is_file():
+        raise StorageError(_message(job.run.root / STORAGE_FILE))
     config = config_from_dict(job.config)
     me = ray.train.get_context()
     use_gpu = bool(config.cluster.gpus_per_worker)
@@ -204,10 +208,6 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
 
     def tables(_: int) -> "Iterator[pa.Table]":
         return stream  # it starts where the newest checkpoint says; `_DatasetFactory` looked
-
-    def publish(folder: Path, name: str) -> None:
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
 
     try:
         run_worker(
@@ -220,21 +220,25 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
                 launcher="ray",
                 end_step=job.end_step,
                 tables=tables,
-                publish=publish,
+                store=job.store,
+                publish=partial(publish, partial(_record_mistake, failure)),
                 started_at_s=job.started_at_s,
                 ask_cluster=lambda: ray.train.get_preemption_info() is not None,
             ),
         )
     except PreemptedError:
         return PREEMPTED  # an error would count as a failure
-    except RewindError:
-        raise  # Ray starts the workers again, from the last checkpoint
     except (GenrecError, OSError) as error:
-        mistake = full_disk(error) if isinstance(error, OSError) else error
-        if mistake is not None:
-            _record(failure, mistake)
+        _record_mistake(failure, error)
         raise
     return None
+
+
+def _record_mistake(path: Path, error: Exception) -> None:
+    """Writes down what a restart cannot mend; after other errors, Ray starts the workers again."""
+    mistake = full_disk(error) if isinstance(error, OSError) else error
+    if isinstance(mistake, GenrecError) and not isinstance(mistake, RewindError | StorageError):
+        _record(path, mistake)
 
 
 def _record(path: Path, mistake: GenrecError) -> None:
@@ -245,10 +249,16 @@ def _record(path: Path, mistake: GenrecError) -> None:
         logger.exception("%s could not be written; Ray will restart the workers", path)
 
 
+def _message(path: Path) -> str:
+    """What `_record` has written."""
+    return str(json.loads(path.read_text(encoding="utf-8"))["message"])
+
+
 def _worker_environment() -> dict[str, str]:
-    """Settings of this process that workers need too."""
-    names = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TORCH_EXTENSIONS_DIR", "GENREC_DATA")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    """Settings of this process that workers need too. No credentials of storage: Ray logs and shows these."""
+    genrec = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TORCH_EXTENSIONS_DIR", "GENREC_DATA")
+    storage = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "GOOGLE_APPLICATION_CREDENTIALS")
+    return {name: os.environ[name] for name in (*genrec, *storage) if name in os.environ}
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,13 +1,14 @@
 """Checkpoints (contract 6): what is in one, when it counts, and which one a run continues from.
 
-    checkpoints/step_00001000/
+    STORE/step_00001000/
       state.json         step (next to train), progress, config, hashes, workers, engine, versions: written by rank 0
-      rank_00000.json    names, sizes and SHA-256 of the files that this worker wrote: its last file
       engine/...         DeepSpeed's shards (torch.pt with engine.name=torch)
+      rank_00000.json    names, sizes and SHA-256 of the files that this worker wrote: uploaded after them
       finished           empty; put there once all of the above has been seen complete
 
 A checkpoint counts when state.json and every worker's list are there and every listed file has its size; digests are
-compared before a checkpoint is loaded. Anything else is named in the log, and the checkpoint before it is used.
+compared before a checkpoint is loaded. Anything else is named in the log, and the checkpoint before it is used. A
+storage that does not answer is neither: it raises StorageError, because what is only out of reach must not be deleted.
 `finished` decides nothing about that. It tells what was damaged (it once was complete) from what was never written to
 its end: a run whose first checkpoint was cut by a kill starts again, a run whose checkpoints were damaged refuses to.
 """
@@ -15,7 +16,6 @@ its end: a run whose first checkpoint was cut by a kill starts again, a run whos
 import hashlib
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from genrec.config import ExperimentConfig
 from genrec.errors import RunError
+from genrec.training.checkpoint_store import CheckpointStore, describe_stream
 from genrec.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.json"
 FINISHED_FILE = "finished"
-_NAME = re.compile(r"^step_(\d{8,})$")
+WRONG_DIGEST = "{} does not have the SHA-256 that it was written with"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,8 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def checkpoint_name(step: int) -> str:
-    """Folder name of the checkpoint before step `step`."""
-    return f"step_{step:08d}"
-
-
 def write_checkpoint(folder: Path, engine: "Engine", info: CheckpointInfo, rank: int) -> None:
-    """Writes this worker's files into `folder`, its list last; rank 0 adds state.json.
+    """Writes this worker's files into a local folder; rank 0 adds state.json. All that must see the weights.
 
     Raises RunError, and leaves older checkpoints alone, when the disk is full or the folder cannot be written.
     """
@@ -72,8 +68,6 @@ def write_checkpoint(folder: Path, engine: "Engine", info: CheckpointInfo, rank:
         engine.save(folder)
         if rank == 0:
             (folder / STATE_FILE).write_text(json.dumps(asdict(info), indent=1), encoding="utf-8")
-        files = {str(p.relative_to(folder)): _describe(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-        (folder / _list_name(rank)).write_text(json.dumps(files, indent=1), encoding="utf-8")
     except (OSError, RuntimeError) as error:
         if not _is_disk_error(error):
             raise
@@ -84,114 +78,148 @@ def write_checkpoint(folder: Path, engine: "Engine", info: CheckpointInfo, rank:
         ) from error
 
 
-def publish_by_copy(source: Path, target: Path) -> None:
-    """Moves one worker's files into the run's checkpoint folder, its list last."""
-    target.mkdir(parents=True, exist_ok=True)
-    files = [p for p in sorted(source.rglob("*")) if p.is_file()]
-    for path in sorted(files, key=lambda p: p.name.startswith("rank_")):
-        goal = target / path.relative_to(source)
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, goal)
-    shutil.rmtree(source)
+def upload_checkpoint(store: CheckpointStore, folder: Path, name: str, rank: int) -> None:
+    """Puts the files of one worker into the store, its list of them last.
+
+    It can be done again after it has failed, and needs nothing of the other workers. Raises StorageError, or RunError
+    when a disk is full; checkpoints before it still count.
+    """
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as stream:
+            files[str(path.relative_to(folder))] = describe_stream(stream)
+    store.upload(folder, name)
+    store.write(name, list_name(rank), json.dumps(files, indent=1).encode())
 
 
-def read_info(folder: Path) -> CheckpointInfo:
+def read_info(store: CheckpointStore, name: str) -> CheckpointInfo:
     """The content of a checkpoint's state.json."""
-    values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    return _info(store.read(name, STATE_FILE))
+
+
+def info_in(folder: Path) -> CheckpointInfo:
+    """`read_info` of a checkpoint whose files are in a local folder."""
+    return _info((folder / STATE_FILE).read_bytes())
+
+
+def _info(content: bytes) -> CheckpointInfo:
+    values = json.loads(content)
     return CheckpointInfo(**{**values, "state": TrainState(**values["state"])})
 
 
-def find_problem(folder: Path, *, digests: bool) -> str | None:
-    """Why a checkpoint does not count, or None when it does."""
+def listed_files(store: CheckpointStore, name: str) -> dict[str, dict[str, Any]]:
+    """Sizes and SHA-256 of the files of all workers, as their lists have them."""
+    files: dict[str, dict[str, Any]] = {}
+    for rank in range(read_info(store, name).workers):
+        files |= json.loads(store.read(name, list_name(rank)))
+    return files
+
+
+def find_problem(store: CheckpointStore, name: str, *, digests: bool) -> str | None:
+    """Why a checkpoint does not count, or None when it does; `digests` reads every file through."""
     try:
-        workers = read_info(folder).workers
-        for rank in range(workers):
-            listed = json.loads((folder / _list_name(rank)).read_text(encoding="utf-8"))
-            for name, expected in listed.items():
-                if (folder / name).stat().st_size != expected["num_bytes"]:
-                    return f"{name} has {(folder / name).stat().st_size} bytes and should have {expected['num_bytes']}"
-                if digests and _describe(folder / name) != expected:
-                    return f"{name} does not have the SHA-256 that it was written with"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        sizes = store.sizes(name)
+        for file, expected in listed_files(store, name).items():
+            if file not in sizes:
+                return f"it is incomplete ({file} is missing)"
+            if sizes[file] != expected["num_bytes"]:
+                return f"{file} has {sizes[file]} bytes and should have {expected['num_bytes']}"
+            if digests and store.describe(name, file) != expected:
+                return WRONG_DIGEST.format(file)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         return f"it is incomplete ({error})"
     return None
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders, oldest first, whether they count or not."""
-    if not folder.is_dir():
-        return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name))]
-    return [path for _, path in sorted(found)]
+Check = Callable[[CheckpointStore, str], str | None]
+"""Says why a checkpoint does not count, or None: `by_size`, `by_digest`, or `checkpoint_fetch.by_fetching`."""
+
+
+def by_size(store: CheckpointStore, name: str) -> str | None:
+    """`find_problem` without reading the files."""
+    return find_problem(store, name, digests=False)
+
+
+def by_digest(store: CheckpointStore, name: str) -> str | None:
+    """`find_problem` with reading every file through."""
+    return find_problem(store, name, digests=True)
 
 
 def latest_checkpoint(
-    folder: Path, *, digests: bool = False, warn: Callable[[str], None] = lambda _: None
-) -> Path | None:
+    store: CheckpointStore, check: Check = by_size, warn: Callable[[str], None] = lambda _: None
+) -> str | None:
     """The newest checkpoint that counts; each newer one that does not is named through `warn`."""
-    for path in reversed(list_checkpoints(folder)):
-        problem = find_problem(path, digests=digests)
+    for name in reversed(store.names()):
+        problem = check(store, name)
         if problem is None:
-            return path
-        warn(f"Checkpoint {path} is not used: {problem}.")
+            return name
+        warn(f"Checkpoint {store}/{name} is not used: {problem}.")
     return None
 
 
-def resume_point(folder: Path, *, digests: bool = True, warn: Callable[[str], None] = lambda _: None) -> Path | None:
+def resume_point(
+    store: CheckpointStore, check: Check = by_digest, warn: Callable[[str], None] = lambda _: None
+) -> str | None:
     """The checkpoint that a run goes on from; None when none has ever been finished.
 
     Raises RunError when some have been finished and none counts any more: starting over would throw a run away.
     """
-    newest = latest_checkpoint(folder, digests=digests, warn=warn)
+    newest = latest_checkpoint(store, check, warn)
     if newest is None:
-        finished = [path for path in list_checkpoints(folder) if (path / FINISHED_FILE).exists()]
+        finished = [name for name in store.names() if FINISHED_FILE in store.sizes(name)]
         if finished:
-            problems = "; ".join(f"{path.name}: {find_problem(path, digests=digests)}" for path in finished)
+            problems = "; ".join(f"{name}: {check(store, name)}" for name in finished)
             raise RunError(
-                f"No checkpoint in {folder} can be used any more ({problems}); put the files back from a copy, or "
+                f"No checkpoint in {store} can be used any more ({problems}); put the files back from a copy, or "
                 "start over with --fresh."
             )
     return newest
 
 
-def drop_after(folder: Path, point: Path | None) -> None:
+def drop_after(store: CheckpointStore, point: str | None) -> None:
     """Deletes the checkpoints newer than `point`, which do not count: the run writes those steps again.
 
     What another number of workers left in a folder must not be taken for a part of the new checkpoint.
     """
-    paths = list_checkpoints(folder)
-    for path in paths if point is None else paths[paths.index(point) + 1 :]:
-        _delete(path)
+    names = store.names()
+    for name in names if point is None else names[names.index(point) + 1 :]:
+        store.delete(name, STATE_FILE)
 
 
-def prune_checkpoints(folder: Path, keep: int, keep_best: int = 0) -> None:
+def prune_checkpoints(store: CheckpointStore, keep: int, keep_best: int = 0) -> None:
     """Keeps the newest `keep` checkpoints that count, and the `keep_best` with the best validation metric.
 
     The newest that counts is always kept, and so is whatever is newer: it may be about to be written. A kill leaves
-    checkpoints that count or that do not, never one that seems to.
+    checkpoints that count or that do not, never one that seems to. A storage that refuses only costs space.
     """
-    paths = list_checkpoints(folder)
-    good = [path for path in paths if find_problem(path, digests=False) is None]
-    if not good:
-        return
-    for path in good:
-        (path / FINISHED_FILE).touch()
-    kept = {*good[-keep:], *_best(good, keep_best)}
-    for path in paths[: paths.index(good[-1])]:
-        if path not in kept:
-            _delete(path)
+    try:
+        names = store.names()
+        good = [name for name in names if by_size(store, name) is None]
+        if not good:
+            return
+        for name in good:
+            if FINISHED_FILE not in store.sizes(name):
+                store.write(name, FINISHED_FILE, b"")
+        kept = {*good[-keep:], *_best(store, good, keep_best)}
+        for name in names[: names.index(good[-1])]:
+            if name not in kept:
+                store.delete(name, STATE_FILE)
+    except (RunError, FileNotFoundError) as error:
+        logger.warning("Checkpoints that are not kept could not all be deleted: %s", error)
 
 
-def _best(good: list[Path], number: int) -> list[Path]:
+def _best(store: CheckpointStore, good: list[str], number: int) -> list[str]:
     """The `number` best by validation metric, the earlier of two that are equal; fewer when fewer have one."""
-    infos = [(read_info(path), path) for path in good]
+    if not number:
+        return []
+    infos = [(read_info(store, name), name) for name in good]
     protocol = _protocol(infos[-1][0])  # numbers of another one cannot be compared with those to come
     known = [
-        (info.state.metric, path)
-        for info, path in infos
+        (info.state.metric, name)
+        for info, name in infos
         if info.state.metric is not None and _protocol(info) == protocol
     ]
-    return [path for _, path in sorted(known, key=lambda entry: -entry[0])[:number]]
+    return [name for _, name in sorted(known, key=lambda entry: -entry[0])[:number]]
 
 
 def _protocol(info: CheckpointInfo) -> list[Any]:
@@ -200,27 +228,14 @@ def _protocol(info: CheckpointInfo) -> list[Any]:
     return [evaluation.get(name) for name in ("metric", "filter_seen", "max_validation_users")]
 
 
-def _delete(path: Path) -> None:
-    """Deletes a checkpoint; state.json goes first, so a half-deleted one never counts. A refusal only costs space."""
-    try:
-        (path / STATE_FILE).unlink(missing_ok=True)
-        shutil.rmtree(path)
-    except OSError as error:
-        logger.warning("Checkpoint %s could not be deleted whole: %s", path, error)
-
-
 def same_topology(info: CheckpointInfo, config: ExperimentConfig, workers: int) -> bool:
     """Whether the shards of a checkpoint are those that `workers` with the config's engine would write."""
     return (info.workers, info.engine) == (workers, config.engine.model_dump(mode="json"))
 
 
-def _list_name(rank: int) -> str:
+def list_name(rank: int) -> str:
+    """File name of a worker's list."""
     return f"rank_{rank:05d}.json"
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"num_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _is_disk_error(error: OSError | RuntimeError) -> bool:

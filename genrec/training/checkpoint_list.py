@@ -1,21 +1,18 @@
 """The checkpoints of a run as a person sees them: a row each, and the one that a word means."""
 
-import os
+import posixpath
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from genrec.errors import DataError
 from genrec.training.checkpoint import (
     FINISHED_FILE,
-    STATE_FILE,
     CheckpointInfo,
-    checkpoint_name,
     find_problem,
     latest_checkpoint,
-    list_checkpoints,
     read_info,
 )
+from genrec.training.checkpoint_store import CheckpointStore, checkpoint_name
 
 LATEST = "latest"
 
@@ -45,36 +42,49 @@ class CheckpointRow:
         return asdict(self)
 
 
-def checkpoint_rows(folder: Path, *, digests: bool) -> list[CheckpointRow]:
-    """A row for every checkpoint of a run's folder of checkpoints, oldest first; `digests` reads every file whole."""
-    paths = list_checkpoints(folder)
-    problems = [find_problem(path, digests=digests) for path in paths]
+class StoredCheckpoint(NamedTuple):
+    """A checkpoint, and the store that it is in."""
+
+    store: CheckpointStore
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.store}/{self.name}"
+
+
+def checkpoint_rows(store: CheckpointStore, *, digests: bool) -> list[CheckpointRow]:
+    """A row for every checkpoint of a store, oldest first; `digests` reads every file through."""
+    names = store.names()
+    problems = [find_problem(store, name, digests=digests) for name in names]
     # A worker finishes a checkpoint before it begins the next, so one that is older than a good one was finished.
     newest_good = max((number for number, problem in enumerate(problems) if problem is None), default=-1)
     return [
-        _row(path, problem, finished=number < newest_good or (path / FINISHED_FILE).exists())
-        for number, (path, problem) in enumerate(zip(paths, problems, strict=True))
+        _row(store, name, problem, older_than_good=number < newest_good)
+        for number, (name, problem) in enumerate(zip(names, problems, strict=True))
     ]
 
 
-def find_checkpoint(folder: Path, word: str) -> Path:
-    """The checkpoint that `word` means: a step, `latest`, or a checkpoint folder of any run.
+def find_checkpoint(store: CheckpointStore, word: str) -> StoredCheckpoint:
+    """The checkpoint that `word` means: a step, `latest`, or a checkpoint of any run by its folder or URI.
 
     Raises DataError, with the steps that there are, when there is none.
     """
+    place: CheckpointStore = store
+    name: str | None
     if word == LATEST:
-        found = latest_checkpoint(folder)
+        name = latest_checkpoint(store)
     elif word.isdecimal():
-        found = folder / checkpoint_name(int(word))
+        name = checkpoint_name(int(word))
     else:
-        found = Path(word)
-    if found is None or not found.is_dir():
-        steps = [str(int(path.name.removeprefix("step_"))) for path in list_checkpoints(folder)]
+        parent, name = posixpath.split(word.rstrip("/"))
+        place = CheckpointStore(parent or ".")
+    if name is None or name not in place.names():
+        steps = [str(int(name.removeprefix("step_"))) for name in store.names()]
         raise DataError(
-            f"There is no checkpoint {word}; {folder} has "
+            f"There is no checkpoint {word}; {store} has "
             f"{'those before the steps ' + ', '.join(steps) if steps else 'none'} (or give a checkpoint's folder)."
         )
-    return found
+    return StoredCheckpoint(place, name)
 
 
 def engine_name(engine: dict[str, Any]) -> str:
@@ -83,35 +93,29 @@ def engine_name(engine: dict[str, Any]) -> str:
     return f"{name} {engine['precision']}"
 
 
-def _row(path: Path, problem: str | None, *, finished: bool) -> CheckpointRow:
+def _row(store: CheckpointStore, name: str, problem: str | None, *, older_than_good: bool) -> CheckpointRow:
+    sizes = store.sizes(name)
+    finished = older_than_good or FINISHED_FILE in sizes
     row = CheckpointRow(
-        name=path.name,
-        step=int(path.name.removeprefix("step_")),
+        name=name,
+        step=int(name.removeprefix("step_")),
         status="counts" if problem is None else "damaged" if finished else "unfinished",
         problem=problem,
-        num_bytes=sum(_size(Path(folder) / name) for folder, _, names in os.walk(path) for name in names),
+        num_bytes=sum(sizes.values()),
     )
     try:
-        return replace(row, **_told(read_info(path), path))
-    except (OSError, ValueError, KeyError, TypeError):
+        return replace(row, **_told(read_info(store, name)))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return row
 
 
-def _told(info: CheckpointInfo, path: Path) -> dict[str, Any]:
+def _told(info: CheckpointInfo) -> dict[str, Any]:
     return {
         "epoch": info.state.epochs_done,
-        "time_s": (path / STATE_FILE).stat().st_mtime if info.time_s is None else info.time_s,
+        "time_s": info.time_s,
         "workers": info.workers,
         "engine": engine_name(info.engine),
         "metric": info.state.metric,
         "best_metric": info.state.best_metric,
         "config_hash": info.config_hash,
     }
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 for one that a training run has just deleted."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

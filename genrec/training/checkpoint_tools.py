@@ -17,11 +17,13 @@ from genrec.config import ExperimentConfig, config_from_dict
 from genrec.data.item_types import item_type_codes
 from genrec.data.manifest import load_manifest
 from genrec.data.schema import ITEMS_FILE
-from genrec.errors import DataError, GenrecError, RunError
+from genrec.errors import DataError, GenrecError
 from genrec.inference.export import INFO_FILE, read_export, write_export
 from genrec.models.build import build_model
 from genrec.run_dir import RunDir, value_differences
-from genrec.training.checkpoint import CheckpointInfo, find_problem, read_info
+from genrec.training.checkpoint import CheckpointInfo, info_in
+from genrec.training.checkpoint_fetch import fetched
+from genrec.training.checkpoint_list import StoredCheckpoint
 from genrec.training.engine import TAG
 from genrec.training.state import export_info
 from genrec.training.universal import UniversalState, fill_module, universal_state
@@ -51,12 +53,17 @@ class Comparison:
     only_second: list[str]
 
 
-def compare_checkpoints(first: Path, second: Path) -> Comparison:
+def compare_checkpoints(first: StoredCheckpoint, second: StoredCheckpoint) -> Comparison:
     """What differs between two checkpoints of any topology; one weight of each is in memory at a time.
 
     Raises RunError when one of them does not count.
     """
-    before, after = _read_whole(first), _read_whole(second)
+    with fetched(*first) as here, fetched(*second) as there:
+        return _compare(here, there)
+
+
+def _compare(first: Path, second: Path) -> Comparison:
+    before, after = info_in(first), info_in(second)
     with _universal(first, before) as one, _universal(second, after) as other:
         names = set(one.names()), set(other.names())
         weights = [_difference(name, one, other) for name in sorted(names[0] & names[1])]
@@ -71,7 +78,7 @@ def compare_checkpoints(first: Path, second: Path) -> Comparison:
 
 
 def export_checkpoint(
-    checkpoint: Path, run: RunDir, config: ExperimentConfig, folder: Path, *, overwrite: bool = False
+    checkpoint: StoredCheckpoint, run: RunDir, config: ExperimentConfig, folder: Path, *, overwrite: bool = False
 ) -> None:
     """Publishes a checkpoint of `run` as an export in `folder`, as training does with the best one.
 
@@ -79,14 +86,15 @@ def export_checkpoint(
     count, DataError when its items are not to be had any more or the folder holds something else.
     """
     _check_folder(folder, overwrite=overwrite)
-    info = _read_whole(checkpoint)
-    if info.config is not None:
-        config = config_from_dict(info.config, f"the config in {checkpoint}")
-    items_path, actions = _items_of(info, run, config)
-    items = pq.read_table(items_path)
-    model = build_model(config, items.num_rows, item_type_codes(items))
-    with _universal(checkpoint, info) as state:
-        fill_module(model, state)
+    with fetched(*checkpoint) as files:
+        info = info_in(files)
+        if info.config is not None:
+            config = config_from_dict(info.config, f"the config in {checkpoint}")
+        items_path, actions = _items_of(info, run, config)
+        items = pq.read_table(items_path)
+        model = build_model(config, items.num_rows, item_type_codes(items))
+        with _universal(files, info) as state:
+            fill_module(model, state)
     said = export_info(info.state, config.evaluation.metric, info.content_hash, actions)
     write_export(folder, model.state_dict(), config, items_path, said)
 
@@ -118,13 +126,6 @@ def _items_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig) -> tu
         f"Neither {config.data.prepared} nor {run.export_path} holds the items that the checkpoint was trained on; "
         "prepare the data set again."
     )
-
-
-def _read_whole(checkpoint: Path) -> CheckpointInfo:
-    problem = find_problem(checkpoint, digests=True)
-    if problem is not None:
-        raise RunError(f"Checkpoint {checkpoint} cannot be used: {problem}; choose another.")
-    return read_info(checkpoint)
 
 
 @contextmanager

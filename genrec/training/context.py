@@ -1,6 +1,7 @@
 """What a launcher gives a worker: who it is, where its data comes from, and where its checkpoints go."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from genrec.run_dir import RunDir
+from genrec.training.checkpoint_store import CheckpointStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,14 @@ class WorkerContext:
     """Steps of the whole run."""
     tables: Callable[[int], Iterator[pa.Table]]
     """This worker's micro-batches from a step on; `stream.worker_batches` reads them."""
-    publish: Callable[[Path, str], None]
-    """Moves this worker's checkpoint files from a folder of its own to the run; every worker calls it."""
+    store: CheckpointStore
+    """Where the checkpoints of the run are."""
+    publish: Callable[[Path, str, Callable[[], None]], "Future[None]"]
+    """Publishes this worker's part of a checkpoint: its folder of files, the checkpoint's name, and what uploads them.
+
+    Starts the upload in the background, at most one at a time, and deletes the folder after it. The answer is done when
+    the upload is; Ray ends a worker whose upload has failed, so there it may stay open. Every worker calls it.
+    """
     started_at_s: float
     """Unix time of the command, to tell where the start-up time went."""
     ask_cluster: Callable[[], bool] | None = None

@@ -1,10 +1,14 @@
 """What happens between steps: log, validate, checkpoint. The order of the list is the order they run in."""
 
+import hashlib
+import logging
 import math
 import shutil
 import signal
 import tempfile
 import time
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,16 +16,17 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE
-from genrec.errors import PreemptedError
+from genrec.errors import PreemptedError, StorageError
 from genrec.evaluation.evaluate import evaluate
 from genrec.inference.export import write_export
 from genrec.training.checkpoint import (
     CheckpointInfo,
-    checkpoint_name,
     config_hash,
     prune_checkpoints,
+    upload_checkpoint,
     write_checkpoint,
 )
+from genrec.training.checkpoint_store import checkpoint_name
 from genrec.training.context import WorkerContext
 from genrec.training.engine import Engine
 from genrec.training.meters import StepMeter, peak_memory_bytes
@@ -31,6 +36,10 @@ from genrec.training.state import TrainState, export_info
 from genrec.training.step_guard import StepGuard
 from genrec.training.tracking import Tracker
 from genrec.training.versions import installed_versions
+
+logger = logging.getLogger(__name__)
+
+_NOTABLE_WAIT_S = 1.0
 
 
 class LogHook:
@@ -157,7 +166,9 @@ class ValidationHook:
 class CheckpointHook:
     """Saves a checkpoint every `train.checkpoint_every_steps` steps, or with every validation, and at the end.
 
-    With `train.keep_best` every validation saves one too, so that the best has one.
+    With `train.keep_best` every validation saves one too, so that the best has one. What must see the weights happens
+    between two steps; digests, upload and pruning go on beside the next ones. A save first waits for the upload of the
+    one before, so at most one is under way, and what was saved before that one is complete on all workers.
     """
 
     def __init__(
@@ -174,6 +185,11 @@ class CheckpointHook:
         self.manifest = manifest
         self.validation = validation
         self._saved_step: int | None = None
+        self._upload: Future[None] | None = None
+        run = hashlib.sha256(str(context.run.root.absolute()).encode()).hexdigest()[:12]
+        self._draft_prefix = f"genrec-checkpoint-{run}-{context.rank:05d}-"
+        for draft in Path(tempfile.gettempdir()).glob(f"{self._draft_prefix}*"):
+            shutil.rmtree(draft, ignore_errors=True)  # of a worker that was killed while it saved
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         """See `Hook`."""
@@ -183,15 +199,80 @@ class CheckpointHook:
         due = due or ((every is None or self.config.train.keep_best > 0) and self.validation.due(state))
         if due or ends:
             self.save(state, meter)
+        if ends:
+            self.finish(meter)
 
     def save(self, state: TrainState, meter: StepMeter) -> None:
-        """Saves a checkpoint of the step just done, once; every worker calls it."""
+        """Saves a checkpoint of the step just done, once; every worker calls it.
+
+        Raises on every worker what the upload of the checkpoint before has raised on one.
+        """
         if self._saved_step == state.step:
             return
         started_at = time.perf_counter()
-        folder = Path(tempfile.mkdtemp(prefix="genrec-checkpoint-"))
+        self._wait_for_upload()
+        folder = Path(tempfile.mkdtemp(prefix=self._draft_prefix))
+        try:
+            write_checkpoint(folder, self.engine, self._info(state), self.context.rank)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        name = checkpoint_name(state.step)
+        self._upload = self.context.publish(folder, name, partial(self._upload_files, folder, name))
+        self._saved_step = state.step
+        if self.config.train.checkpoint_upload == "sync":
+            self._wait_for_upload()
+        meter.excluded_s += time.perf_counter() - started_at
+
+    def finish(self, meter: StepMeter) -> None:
+        """Returns when what was saved is complete; every worker calls it when training ends."""
+        started_at = time.perf_counter()
+        self._wait_for_upload()
+        self._prune()
+        meter.excluded_s += time.perf_counter() - started_at
+
+    def drain(self) -> None:
+        """Lets this worker's upload come to its end when training has failed; asks nothing of the other workers."""
+        if self._upload is not None and (error := self._upload.exception()) is not None:
+            logger.warning("%s", error)
+        self._upload = None
+
+    def _upload_files(self, folder: Path, name: str) -> None:
+        self._prune()  # all workers have waited for the checkpoint before, so it is complete
+        upload_checkpoint(self.context.store, folder, name, self.context.rank)
+
+    def _prune(self) -> None:
+        if self.context.rank == 0:
+            train = self.config.train
+            prune_checkpoints(self.context.store, train.keep_checkpoints, train.keep_best)
+
+    def _wait_for_upload(self) -> None:
+        """Waits for the uploads of all workers; when one has failed, all raise, so that none waits for it later."""
+        if self._upload is None:
+            return
+        started_at = time.perf_counter()
+        error = self._upload.exception()
+        self._upload = None
+        waited_s = time.perf_counter() - started_at
+        if waited_s >= _NOTABLE_WAIT_S and self.config.train.checkpoint_upload == "async":
+            logger.warning(
+                "Training waited %.1f s for the upload of a checkpoint to %s; with a larger "
+                "train.checkpoint_every_steps it would not.",
+                waited_s,
+                self.context.store,
+            )
+        failed = self.context.all_reduce(torch.tensor([float(error is not None)], dtype=torch.float64))
+        if error is not None:
+            raise error
+        if failed.item():
+            raise StorageError(
+                f"Another worker could not upload its part of a checkpoint to {self.context.store}; its own message "
+                "says why. Checkpoints before it still count: run the same command to go on from the last one."
+            )
+
+    def _info(self, state: TrainState) -> CheckpointInfo:
         values = self.config.model_dump(mode="json")
-        info = CheckpointInfo(
+        return CheckpointInfo(
             step=state.step,
             state=state,
             content_hash=self.manifest.content_hash,
@@ -202,16 +283,6 @@ class CheckpointHook:
             config_hash=config_hash(values),
             time_s=time.time(),
         )
-        try:
-            write_checkpoint(folder, self.engine, info, self.context.rank)
-            self.context.publish(folder, checkpoint_name(state.step))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        if self.context.rank == 0:
-            train = self.config.train
-            prune_checkpoints(self.context.run.checkpoints_path, train.keep_checkpoints, train.keep_best)
-        self._saved_step = state.step
-        meter.excluded_s += time.perf_counter() - started_at
 
 
 class PreemptionHook:
@@ -230,6 +301,7 @@ class PreemptionHook:
         if not told:
             return
         self.checkpoint.save(state, meter)
+        self.checkpoint.finish(meter)
         raise PreemptedError(
             f"Told to leave: the run is saved before step {state.step}, and the same command goes on from there.",
             self.notice.signal_number or signal.SIGTERM,

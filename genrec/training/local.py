@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from genrec.data.plan import make_plan
 from genrec.data.stream import local_tables
 from genrec.errors import ConfigError, RewindError
 from genrec.run_dir import RunDir, load_saved_config
-from genrec.training.checkpoint import publish_by_copy
+from genrec.training.background import in_background
+from genrec.training.checkpoint_store import store_of
 from genrec.training.context import WorkerContext
 from genrec.training.preemption import signals_as_notices
 from genrec.training.worker import run as run_worker
@@ -43,10 +46,10 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     def tables(start_step: int) -> Iterator[pa.Table]:
         return local_tables(plan, start_step=start_step, end_step=end_step, rank=rank, workers=workers)
 
-    def publish(folder: Path, name: str) -> None:
-        publish_by_copy(folder, run.checkpoints_path / name)
-        if workers > 1:
-            dist.barrier()
+    def publish(folder: Path, name: str, upload: Callable[[], None]) -> Future[None]:
+        return in_background(
+            upload, name=f"upload of {name}", finally_=lambda: shutil.rmtree(folder, ignore_errors=True)
+        )
 
     context = WorkerContext(
         run=run,
@@ -56,6 +59,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         launcher="local",
         end_step=end_step,
         tables=tables,
+        store=store_of(config, run),
         publish=publish,
         started_at_s=started_at_s,
     )

@@ -11,16 +11,17 @@ import torch
 
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
-from genrec.errors import GenrecError, RunError
+from genrec.errors import GenrecError, RunError, StorageError
 from genrec.training.checkpoint import (
-    checkpoint_name,
     drop_after,
-    find_problem,
+    info_in,
     prune_checkpoints,
     read_info,
     resume_point,
     same_topology,
 )
+from genrec.training.checkpoint_fetch import UnusableCheckpointError, by_fetching, fetch, forget
+from genrec.training.checkpoint_store import checkpoint_name
 from genrec.training.context import WorkerContext
 from genrec.training.engine import TAG, Engine
 from genrec.training.state import TrainState
@@ -28,41 +29,43 @@ from genrec.training.universal import forget_universal, universal_state
 
 logger = logging.getLogger(__name__)
 
-_NOTHING, _REFUSED = -1, -2
+_NOTHING, _REFUSED, _OUT_OF_REACH = -1, -2, -3
 
 
 def agreed_checkpoint(config: ExperimentConfig, context: WorkerContext) -> Path | None:
-    """The checkpoint that all workers go on from, or None; every worker calls it alike, before anything is written.
+    """A folder with the checkpoint that all workers go on from, or None; all call it alike, before anything is written.
 
-    Rank 0 also deletes what is newer, which does not count. Raises RunError on every worker when rank 0 refuses.
+    Rank 0 also deletes what is newer, which does not count. Raises RunError on every worker when rank 0 refuses, and
+    StorageError when the storage does.
     """
-    folder = context.run.checkpoints_path
+    store = context.store
     code, refusal = _NOTHING, None
     if context.rank == 0:
         try:
-            point = resume_point(folder, warn=logger.warning)
-            drop_after(folder, point)
-            prune_checkpoints(folder, config.train.keep_checkpoints, config.train.keep_best)
-            code = _NOTHING if point is None else read_info(point).step
+            point = resume_point(store, by_fetching, warn=logger.warning)
+            drop_after(store, point)
+            prune_checkpoints(store, config.train.keep_checkpoints, config.train.keep_best)
+            code = _NOTHING if point is None else read_info(store, point).step
         except (GenrecError, OSError) as error:
-            code, refusal = _REFUSED, error
+            code, refusal = _OUT_OF_REACH if isinstance(error, StorageError) else _REFUSED, error
     # Only rank 0 adds anything but 0.
     told = int(context.all_reduce(torch.tensor([code if context.rank == 0 else 0], dtype=torch.float64))[0])
     if refusal is not None:
         raise refusal
+    if told == _OUT_OF_REACH:
+        raise StorageError(f"Worker 0 could not read the checkpoints in {store}; its own message says why.")
     if told == _REFUSED:
-        resume_point(folder)  # the same sentence, whichever worker's is shown
-        raise RunError(f"Worker 0 cannot go on from the checkpoints in {folder}; its own message says why.")
+        resume_point(store)  # the same sentence, whichever worker's is shown
+        raise RunError(f"Worker 0 cannot go on from the checkpoints in {store}; its own message says why.")
     if told == _NOTHING:
         return None
-    chosen = folder / checkpoint_name(told)
-    problem = find_problem(chosen, digests=False)
-    if problem is not None:
+    try:
+        return fetch(store, checkpoint_name(told))
+    except UnusableCheckpointError as error:
         raise RunError(
-            f"Worker {context.rank} does not see the checkpoint {chosen} that worker 0 sees ({problem}); put runs_dir "
-            "on storage that all workers share."
-        )
-    return chosen
+            f"Worker {context.rank} does not see the checkpoint {store}/{checkpoint_name(told)} that worker 0 sees "
+            f"({error.problem}); put runs_dir or train.checkpoint_dir on storage that all workers share."
+        ) from error
 
 
 def restore(
@@ -71,7 +74,7 @@ def restore(
     """The state of a checkpoint, with the engine restored to it; a fresh one without a checkpoint."""
     if folder is None:
         return TrainState()
-    info = read_info(folder)
+    info = info_in(folder)
     if info.content_hash != manifest.content_hash:
         raise RunError(
             f"{folder} was trained on another data set than {config.data.prepared} holds now; prepare the old one "
@@ -79,9 +82,11 @@ def restore(
         )
     if same_topology(info, config, context.workers):
         engine.load(folder)
+        context.all_reduce(torch.zeros(1))  # all have read it
     else:
         universal = universal_state(folder, TAG, info.step, info.engine, logger.warning)
         engine.load_universal(universal)
-        context.all_reduce(torch.zeros(1))  # all have read it
+        context.all_reduce(torch.zeros(1))
         forget_universal(universal)
+    forget(context.store)
     return info.state

@@ -24,7 +24,9 @@ FREE = (
     "data.prepared",
     "evaluation.users_per_batch",
     "faults",
+    "train.checkpoint_dir",  # start.py looks whether the checkpoints are there
     "train.checkpoint_every_steps",
+    "train.checkpoint_upload",
     "train.keep_best",
     "train.keep_checkpoints",
     "train.log_every_steps",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from genrec.config import ExperimentConfig
+from genrec.config import ExperimentConfig, config_from_dict
 from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.errors import ConfigError, RunError
@@ -20,7 +20,8 @@ from genrec.run_dir import (
     run_dir_of,
     write_atomically,
 )
-from genrec.training.checkpoint import list_checkpoints, resume_point
+from genrec.training.checkpoint import STATE_FILE, by_size, read_info, resume_point
+from genrec.training.checkpoint_store import CheckpointStore, store_of
 from genrec.training.resume_guard import check_changes, keep_packing
 from genrec.training.versions import installed_versions
 
@@ -31,27 +32,86 @@ def open_run_directory(
     """The run directory of `config`, ready to be trained in.
 
     An existing run is resumed. RunError shows the differences that it may not take over (resume_guard.py), unless
-    nothing has been trained yet, or that none of its checkpoints can be used. `fresh` deletes it first. The config that
-    is saved there is the one to train with: it keeps what decides which windows make a step.
+    nothing has been trained yet, or that none of its checkpoints can be used. `fresh` deletes it first, with its
+    checkpoints. The config that is saved there is the one to train with: it keeps what decides which windows make a
+    step.
     """
     run = run_dir_of(config)
-    if fresh and run.root.exists():
-        if not run.config_path.is_file():
-            raise RunError(f"--fresh would delete {run.root}, which is not a run; choose another name or runs_dir.")
-        shutil.rmtree(run.root)
-    if run.config_path.is_file() and _has_trained(run):
-        old = load_saved_config(run.config_path)
-        config = keep_packing(old, config)
-        for change in check_changes(str(run.root), old, config, allow_change):
-            say(f"Changed: {change}")
+    store = store_of(config, run)
+    if fresh:
+        _delete(run, store)
+    newest = resume_point(store, by_size, warn=say)
+    if run.config_path.is_file():
+        saved = load_saved_config(run.config_path)
+        if newest is not None or _has_trained(run, store_of(saved, run)):
+            config = keep_packing(saved, config)
+            for change in check_changes(str(run.root), saved, config, allow_change):
+                say(f"Changed: {change}")
+        if newest is None:
+            _refuse_to_leave(store_of(saved, run), store)
+    elif newest is not None:
+        config = _adopt(config, store, newest, allow_change)
     run.create(config)
     write_atomically(run.environment_path, json.dumps(environment(), indent=1))
-    newest = resume_point(run.checkpoints_path, digests=False, warn=say)
+    if config.train.checkpoint_dir is not None:
+        store.check_writable()
     if newest is not None:
-        say(f"Resuming {run.root} from {newest.name}.")
+        say(f"Resuming {run.root} from {newest}.")
     elif config.train.start_from is not None:
         _say_start(config, say)
     return run
+
+
+def with_whole_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with whole paths: workers run in folders of their own, perhaps on other machines."""
+    train = {name: _whole(getattr(config.train, name)) for name in ("start_from", "checkpoint_dir")}
+    paths = {
+        "data": config.data.model_copy(update={"prepared": _whole(config.data.prepared)}),
+        "train": config.train.model_copy(update=train),
+    }
+    return config.model_copy(update=paths)
+
+
+def _whole(path: str | None) -> str | None:
+    return path if path is None or "://" in path else str(Path(path).absolute())
+
+
+def _delete(run: RunDir, store: CheckpointStore) -> None:
+    """Deletes a run and its checkpoints, wherever they are or were."""
+    stores = [store]
+    if run.root.exists():
+        if not run.config_path.is_file():
+            raise RunError(f"--fresh would delete {run.root}, which is not a run; choose another name or runs_dir.")
+        stores.append(store_of(load_saved_config(run.config_path), run))
+    for each in stores:
+        for name in each.names():
+            each.delete(name, first=STATE_FILE)
+    if run.root.exists():
+        shutil.rmtree(run.root)
+
+
+def _refuse_to_leave(old: CheckpointStore, new: CheckpointStore) -> None:
+    """Raises RunError when a run would begin again because its checkpoints are somewhere else."""
+    if str(old) != str(new) and old.names():
+        raise RunError(
+            f"train.checkpoint_dir has changed: the checkpoints of this run are in {old}, and {new} has none; copy "
+            "them there, set train.checkpoint_dir as it was, or start over with --fresh."
+        )
+
+
+def _adopt(
+    config: ExperimentConfig, store: CheckpointStore, name: str, allow_change: Sequence[str]
+) -> ExperimentConfig:
+    """The config to go on with from a checkpoint whose run directory is on another machine, or gone."""
+    info = read_info(store, name)
+    if info.config is None:
+        raise RunError(
+            f"{store} has checkpoints of a run that does not say its config; choose another name or checkpoint_dir."
+        )
+    saved = config_from_dict({**info.config, "runs_dir": config.runs_dir}, f"the config in {store}/{name}")
+    config = keep_packing(saved, config)
+    check_changes(str(store), with_whole_paths(saved), with_whole_paths(config), allow_change)
+    return config
 
 
 def _say_start(config: ExperimentConfig, say: Callable[[str], None]) -> None:
@@ -63,9 +123,9 @@ def _say_start(config: ExperimentConfig, say: Callable[[str], None]) -> None:
         say(warm.sentence)
 
 
-def _has_trained(run: RunDir) -> bool:
+def _has_trained(run: RunDir, store: CheckpointStore) -> bool:
     """Whether another config would change the meaning of something that is already there."""
-    return bool(list_checkpoints(run.checkpoints_path) or read_metrics(run.metrics_path))
+    return bool(store.names() or read_metrics(run.metrics_path))
 
 
 def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:

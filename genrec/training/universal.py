@@ -6,14 +6,13 @@ takes its own part of every tensor, one weight at a time, so no worker ever hold
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import shutil
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import RunError
+from genrec.training.file_lock import locked
 
 KEYS = ("fp32", "exp_avg", "exp_avg_sq")
 """The master weight, and AdamW's moments."""
 
 _DONE = "done"
-_LOCK_POLL_S = 0.2
-_CONVERSION_TIMEOUT_S = 1_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ def universal_state(
     lists = b"".join(path.read_bytes() for path in sorted(checkpoint.glob("rank_*.json")))
     base = Path(tempfile.gettempdir()) if inside is None else inside
     target = base / f"genrec-universal-{hashlib.sha256(lists).hexdigest()[:24]}"
-    with _locked(target.with_suffix(".lock")):
+    with locked(target.with_suffix(".lock"), "converting a checkpoint"):
         if not (target / _DONE).is_file():
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
@@ -217,23 +215,3 @@ def _write(weights: dict[str, Tensor], optimizer: dict[str, Any], target: Path) 
         folder.mkdir(parents=True)
         for key, tensor in tensors.items():
             torch.save({"param": tensor.detach().float().cpu().clone()}, folder / f"{key}.pt")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process of the machine at a time; the lock ends with the process that holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + _CONVERSION_TIMEOUT_S
-    with path.open("w") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RunError(
-                        f"Another process of this machine has been converting a checkpoint for more than "
-                        f"{_CONVERSION_TIMEOUT_S / 60:.0f} minutes ({path}); end it and start again."
-                    ) from None
-                time.sleep(_LOCK_POLL_S)
-        yield

@@ -95,7 +95,12 @@ def _train(
     guard, notice = StepGuard(config, context, state), notice_of_process()
     hooks += [start, watchdog.pausing(PreemptionHook(guard, notice, checkpoint))]
     with notice.listening(context.ask_cluster), watchdog.running():
-        train(config, engine, batches, hooks, state, context.end_step, guard)
+        try:
+            train(config, engine, batches, hooks, state, context.end_step, guard)
+        except Exception:
+            with watchdog.paused():
+                checkpoint.drain()
+            raise
 
 
 class StartHook:

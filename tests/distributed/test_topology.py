@@ -16,7 +16,8 @@ from worker_processes import column, train_in_processes
 from genrec.config import ExperimentConfig
 from genrec.inference.export import read_export
 from genrec.run_dir import run_dir_of
-from genrec.training.checkpoint import list_checkpoints
+from genrec.training.checkpoint_list import StoredCheckpoint, find_checkpoint
+from genrec.training.checkpoint_store import store_of
 from genrec.training.checkpoint_tools import compare_checkpoints, export_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]  # a dozen process groups, each with DeepSpeed's start
@@ -119,12 +120,16 @@ def test_the_curve_goes_on(curves: dict[str, dict[int, float]], name: str) -> No
     np.testing.assert_allclose([found[s] for s in after], [expected[s] for s in after], rtol=TOLERANCE)
 
 
+def latest(config: ExperimentConfig) -> StoredCheckpoint:
+    return find_checkpoint(store_of(config, run_dir_of(config)), "latest")
+
+
 @pytest.mark.parametrize("name", sorted({name_of(topology) for topology, _ in CHANGES}))
 def test_a_checkpoint_of_any_topology_can_be_served(
     runs: dict[str, ExperimentConfig], name: str, tmp_path: Path
 ) -> None:
     run = run_dir_of(runs[name])
-    (checkpoint,) = list_checkpoints(run.checkpoints_path)
+    checkpoint = latest(runs[name])
     export_checkpoint(checkpoint, run, runs[name], tmp_path / "export")
     exported, published = read_export(tmp_path / "export"), read_export(run.export_path)
     assert exported.info == published.info
@@ -133,8 +138,7 @@ def test_a_checkpoint_of_any_topology_can_be_served(
 
 
 def test_checkpoints_of_two_topologies_are_compared(runs: dict[str, ExperimentConfig]) -> None:
-    paths = [list_checkpoints(run_dir_of(runs[name]).checkpoints_path)[0] for name in ("zero3-on-2", "torch-on-1")]
-    found = compare_checkpoints(*paths)
+    found = compare_checkpoints(latest(runs["zero3-on-2"]), latest(runs["torch-on-1"]))
     assert "cluster.workers: 2 -> 1" in found.settings
     assert not found.only_first
     assert not found.only_second

@@ -17,7 +17,7 @@ from genrec.errors import ConfigError, DataError, RunError
 from genrec.inference.export import read_export
 from genrec.inference.recommender import Recommender
 from genrec.run_dir import run_dir_of
-from genrec.training.checkpoint import FINISHED_FILE, STATE_FILE, list_checkpoints
+from genrec.training.checkpoint import FINISHED_FILE, STATE_FILE
 from genrec.training.local import fit
 from genrec.training.start import open_run_directory
 
@@ -48,6 +48,10 @@ def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of the run that a test may damage."""
     shutil.copytree(trained, tmp_path / "run")
     return tmp_path / "run"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*"))
 
 
 def steps(run: Path) -> list[int]:

@@ -15,6 +15,7 @@ from genrec.errors import PreemptedError
 from genrec.run_dir import RunDir, run_dir_of
 from genrec.training import local
 from genrec.training.checkpoint import latest_checkpoint, read_info
+from genrec.training.checkpoint_store import CheckpointStore
 from genrec.training.hooks import PreemptionHook
 from genrec.training.meters import StepMeter
 from genrec.training.preemption import Notice, notice_of_process, signals_as_notices
@@ -33,6 +34,11 @@ def config(tmp_path, write_prepared, make_config) -> ExperimentConfig:
         "batch={tokens_per_step: 64, micro_batches_per_step: 2}",
         "train={max_steps: 20, log_every_steps: 1, evaluate_every_epochs: 1000000}",
     )
+
+
+def last_step(run: RunDir) -> int:
+    store = CheckpointStore(run.checkpoints_path)
+    return read_info(store, latest_checkpoint(store)).step
 
 
 def train_losses(run: RunDir) -> dict[int, float]:
@@ -67,7 +73,7 @@ def test_a_run_that_is_told_to_leave_loses_no_step(config, monkeypatch, number: 
         with pytest.raises(PreemptedError, match="saved before step 7, and the same command goes on") as told:
             local.fit(config, run, time.time())
     assert told.value.exit_code == exit_code
-    assert read_info(latest_checkpoint(run.checkpoints_path)).step == 7
+    assert last_step(run) == 7
     local.fit(config, run, time.time())
     assert train_losses(run) == train_losses(run_dir_of(straight))
 
@@ -99,7 +105,7 @@ def test_the_command_ends_with_one_sentence_and_143(config, tmp_path) -> None:
     steps = train_losses(run)
     assert f"saved before step {len(steps)}" in errors.replace("\n", " ")
     assert "Traceback" not in errors
-    assert read_info(latest_checkpoint(run.checkpoints_path)).step == len(steps)
+    assert last_step(run) == len(steps)
 
 
 def test_a_second_signal_or_one_outside_training_ends_at_once() -> None:

@@ -13,12 +13,12 @@ from genrec.errors import RunError
 from genrec.run_dir import run_dir_of
 from genrec.training.checkpoint import (
     CheckpointInfo,
-    checkpoint_name,
-    list_checkpoints,
+    info_in,
     prune_checkpoints,
-    read_info,
+    upload_checkpoint,
     write_checkpoint,
 )
+from genrec.training.checkpoint_store import CheckpointStore, checkpoint_name, store_of
 from genrec.training.local import fit
 from genrec.training.restore import agreed_checkpoint
 from genrec.training.start import open_run_directory
@@ -39,7 +39,11 @@ def train(config: ExperimentConfig) -> list[str]:
 
 
 def steps_of(config: ExperimentConfig) -> list[int]:
-    return [read_info(path).step for path in list_checkpoints(run_dir_of(config).checkpoints_path)]
+    return [info_in(path).step for path in list_checkpoints(run_dir_of(config).checkpoints_path)]
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*"))
 
 
 def lines(config: ExperimentConfig, kind: str) -> list[dict]:
@@ -71,7 +75,7 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(config) -> None:
     best = max(validations, key=lambda step: validations[step])
     last = max(validations)
     assert steps_of(kept) == sorted({best, last})
-    info = read_info(list_checkpoints(run_dir_of(kept).checkpoints_path)[0])
+    info = info_in(list_checkpoints(run_dir_of(kept).checkpoints_path)[0])
     assert info.state.metric == validations[best]
     assert info.config == kept.model_dump(mode="json")
     assert len(info.config_hash or "") == 64
@@ -82,7 +86,7 @@ def test_a_step_without_a_validation_has_no_metric(config) -> None:
     every = config("train.keep_checkpoints=100", "train.checkpoint_every_steps=1")
     train(every)
     validated = {line["step"] for line in lines(every, "validation")}
-    infos = [read_info(path) for path in list_checkpoints(run_dir_of(every).checkpoints_path)]
+    infos = [info_in(path) for path in list_checkpoints(run_dir_of(every).checkpoints_path)]
     assert {info.step for info in infos if info.state.metric is not None} == validated
     assert validated < {info.step for info in infos}
 
@@ -92,7 +96,7 @@ def test_a_run_whose_checkpoints_are_damaged_refuses_until_fresh(config) -> None
     train(damaged)
     longer = config("train.keep_checkpoints=2", "train.max_epochs=5")
     folders = list_checkpoints(run_dir_of(damaged).checkpoints_path)
-    before, newest = read_info(folders[-2]).step, folders[-1] / "torch.pt"
+    before, newest = info_in(folders[-2]).step, folders[-1] / "torch.pt"
     content = bytearray(newest.read_bytes())
     content[100] ^= 1
     newest.write_bytes(bytes(content))
@@ -134,17 +138,19 @@ class FileEngine:
 
 def save(config: ExperimentConfig, step: int) -> Path:
     """A checkpoint of one worker, without a training."""
-    folder = run_dir_of(config).checkpoints_path / checkpoint_name(step)
-    folder.mkdir(parents=True)
-    write_checkpoint(folder, FileEngine(), CheckpointInfo(step, TrainState(step), "hash", 1, {}, {}), 0)
-    return folder
+    draft = run_dir_of(config).root / f"draft-{step}"
+    draft.mkdir(parents=True)
+    write_checkpoint(draft, FileEngine(), CheckpointInfo(step, TrainState(step), "hash", 1, {}, {}), 0)
+    store = store_of(config, run_dir_of(config))
+    upload_checkpoint(store, draft, checkpoint_name(step), 0)
+    return Path(store.path(checkpoint_name(step)))
 
 
 class Worker:
     """One of two workers: what worker 0 says arrives as `told`, and what this one says is kept."""
 
     def __init__(self, config: ExperimentConfig, rank: int, told: int = 0) -> None:
-        self.run = run_dir_of(config)
+        self.store = store_of(config, run_dir_of(config))
         self.rank = rank
         self.told = told
         self.said: list[int] = []
@@ -159,8 +165,8 @@ def test_all_workers_begin_where_worker_0_does(config) -> None:
     before, newest = save(trained, 10), save(trained, 20)
     first = Worker(trained, rank=0)
     assert agreed_checkpoint(trained, first) == newest
-    assert first.said == [read_info(newest).step]
-    other = Worker(trained, rank=1, told=read_info(before).step)
+    assert first.said == [info_in(newest).step]
+    other = Worker(trained, rank=1, told=info_in(before).step)
     assert agreed_checkpoint(trained, other) == before
     assert other.said == [0]
     assert agreed_checkpoint(trained, Worker(trained, rank=1, told=-1)) is None
@@ -172,7 +178,7 @@ def test_a_refusal_of_worker_0_ends_the_others_with_its_sentence(config) -> None
     trained = config()
     save(trained, 10)
     save(trained, 20)
-    prune_checkpoints(run_dir_of(trained).checkpoints_path, keep=2)
+    prune_checkpoints(CheckpointStore(run_dir_of(trained).checkpoints_path), keep=2)
     with pytest.raises(RunError, match="its own message says why"):
         agreed_checkpoint(trained, Worker(trained, rank=1, told=-2))
     for path in list_checkpoints(run_dir_of(trained).checkpoints_path):
