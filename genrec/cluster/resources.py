@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from genrec.config import ExperimentConfig
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, RunError
 
 DATA_CPUS = 1.0
-"""Logical CPUs that must stay free for Ray Data: without them the first read never starts, which looks like a hang."""
+"""Logical CPUs of one Ray Data task. They must stay free: without them the first read never starts; the run hangs."""
 
 RESERVE_TIMEOUT_S = 180.0
 """Time after which Ray forgets a reservation whose driver has died; it is renewed three times as often."""
 
 
 def check_resources(config: ExperimentConfig) -> None:
-    """Raises ConfigError when the connected cluster cannot hold the (fewest) workers and still read data."""
+    """Raises ConfigError when the cluster cannot hold the workers, or the fewest of a range, and read data."""
     import ray
 
     total = ray.cluster_resources()
@@ -67,7 +67,12 @@ def data_cpus_reserved(config: ExperimentConfig, requester: str) -> Iterator[Non
         while not ended.wait(RESERVE_TIMEOUT_S / 3):
             ask()
 
-    ray.get(ask(), timeout=60)
+    try:
+        ray.get(ask(), timeout=60)
+    except ray.exceptions.GetTimeoutError as error:
+        raise RunError(
+            "Ray did not answer within 60 s; the machine is busy or its memory is full, try again."
+        ) from error
     thread = threading.Thread(target=renew, name="data-cpus", daemon=True)
     thread.start()
     try:

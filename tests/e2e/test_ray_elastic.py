@@ -54,7 +54,7 @@ def node_of_a_worker(cluster: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_one_node_then_two_then_one(project: Path, cluster: Any) -> None:
     run = project / "runs" / "elastic"
 
@@ -70,13 +70,13 @@ def test_one_node_then_two_then_one(project: Path, cluster: Any) -> None:
         return ready
 
     with start(project, *COMMAND) as command:
-        wait_until(workers(1), command, timeout_s=200)
+        wait_until(workers(1), command, timeout_s=400)
         cluster.add_node(**NODE)
-        wait_until(workers(1, 2), command, timeout_s=200)
+        wait_until(workers(1, 2), command, timeout_s=400)
         cluster.remove_node(node_of_a_worker(cluster), allow_graceful=False)
-        wait_until(workers(1, 2, 1), command, timeout_s=300)
+        wait_until(workers(1, 2, 1), command, timeout_s=400)
     last = records(run, "train")[-1]["step"] + EVERY
-    succeed(project, *COMMAND, f"train.max_steps={last}", "--allow-change=train.max_steps")
+    succeed(project, *COMMAND, f"train.max_steps={last}", "--allow-change=train.max_steps", timeout_s=400)
     trained = [line["step"] for line in records(run, "train")]
     assert sorted(set(trained)) == list(range(1, last + 1))
     assert_little_is_repeated(trained)

@@ -15,8 +15,17 @@ def config(tmp_path, write_prepared, make_config):
 def test_ray_data_keeps_some_cpu(config, monkeypatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     check_resources(config("cluster.workers=2", "cluster.cpus_per_worker=0.5"))
-    with pytest.raises(ConfigError, match=r"\(2 \* 1.0 = 2\) must leave 0.5 of the cluster's 2 CPUs .*=0.5"):
+    with pytest.raises(ConfigError, match=r"\(2 \* 1.0 = 2\) must leave 1 of the cluster's 2 CPUs .*=0.5"):
         check_resources(config("cluster.workers=2", "cluster.cpus_per_worker=1"))
+    with pytest.raises(ConfigError, match=r"\(2 \* 0.75 = 1.5\) must leave 1 of the cluster's 2 CPUs .*=0.5"):
+        check_resources(config("cluster.workers=2", "cluster.cpus_per_worker=0.75"))
+
+
+def test_a_range_needs_room_for_its_fewest_workers(config, monkeypatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 3.0})
+    check_resources(config("batch.micro_batches_per_step=12", "cluster.workers=[2, 4]", "cluster.cpus_per_worker=1"))
+    with pytest.raises(ConfigError, match=r"\(4 \* 1.0 = 4\) must leave 1 of the cluster's 3 CPUs"):
+        check_resources(config("cluster.workers=[4, 4]", "cluster.cpus_per_worker=1"))
 
 
 def test_more_gpus_than_there_are(config, monkeypatch) -> None:
