@@ -259,8 +259,8 @@ def test_a_full_disk_gets_a_sentence_and_older_checkpoints_stay(tmp_path: Path) 
 def test_knows_its_own_topology(tmp_path: Path, write_prepared, make_config) -> None:
     prepared = write_prepared(tmp_path / "set", [[1, 2, 3, 4]])
     info = info_of(10)
-    same = make_config(prepared, "engine={name: torch}", "cluster.workers=2", "batch.micro_batches_per_step=2")
+    same = make_config(prepared, "engine={name: torch}")
     assert info.workers == 2
-    assert same_topology(info, same)
-    assert not same_topology(info, make_config(prepared, "engine={name: torch}"))
-    assert not same_topology(info, make_config(prepared, "cluster.workers=2", "batch.micro_batches_per_step=2"))
+    assert same_topology(info, same, 2)
+    assert not same_topology(info, same, 1)
+    assert not same_topology(info, make_config(prepared), 2)
