@@ -1,4 +1,4 @@
-"""Checkpoints of a run on Ray Train in a storage with a URI: killed workers, a killed command, a lost storage."""
+"""Checkpoints of a run on Ray Train in a storage with a URI: killed workers, and a storage that is gone for a while."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def kill_a_worker(command: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_200)
 @pytest.mark.usefixtures("cpu_op")
 def test_a_run_with_a_storage_goes_on_after_a_killed_worker_and_a_storage_that_was_gone(project: Path) -> None:
     run, store = project / "runs" / "stored", project / "bucket" / "stored"
@@ -56,7 +56,7 @@ def test_a_run_with_a_storage_goes_on_after_a_killed_worker_and_a_storage_that_w
     store.unlink()
     (project / "away").rename(store)
 
-    succeed(project, *command_line)
+    succeed(project, *command_line, timeout_s=480)
     assert records(run, "start")[-1]["step"] == newest
     end = records(run, "start")[0]["end_step"]
     assert sorted(losses(run)) == list(range(1, end + 1))
@@ -66,7 +66,7 @@ def test_a_run_with_a_storage_goes_on_after_a_killed_worker_and_a_storage_that_w
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_storage_that_fails_costs_restarts_and_then_ends_the_run_with_a_sentence(project: Path) -> None:
     run, store = project / "runs" / "stored", project / "bucket" / "stored"
     overrides = (
@@ -87,5 +87,5 @@ def test_a_storage_that_fails_costs_restarts_and_then_ends_the_run_with_a_senten
     store.unlink()
     (project / "away").rename(store)
     newest = max(steps(store))
-    succeed(project, *RAY, *overrides, "train.max_epochs=12", "--allow-change", "train.max_epochs")
+    succeed(project, *RAY, *overrides, "train.max_epochs=12", "--allow-change", "train.max_epochs", timeout_s=480)
     assert records(run, "start")[-1]["step"] >= newest

@@ -1,0 +1,141 @@
+"""What checkpoints cost while training: none, asynchronous and synchronous ones, in turns.
+
+    python benchmarks/checkpoint_cost.py configs/sasrec_ml1m.yaml --rounds 3 --interval 30 [section.field=value ...]
+
+Each side is `genrec train` as a user runs it, for the same steps. A first, short run tells how long a step takes, so
+that a checkpoint falls about every `--interval` seconds. The step time is wall time inside the training loop, with
+everything in it that checkpoints make it wait for, and with whatever their uploads take from the same cores; start-up,
+the checkpoint at the end and the final evaluation are not in it. `train.checkpoint_dir=URI` measures another storage.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from genrec.config import load_config
+from genrec.run_dir import RunDir, read_metrics
+from genrec.training.checkpoint_store import CheckpointStore, store_of
+from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+
+Mode = Literal["none", "async", "sync"]
+MODES: tuple[Mode, ...] = ("none", "async", "sync")
+NEVER = 1_000_000_000
+TIMEOUT_S = 3_600
+CHECKPOINTS = 4
+"""In a run: the last one has half an interval after it, so that its upload is inside the measured steps."""
+
+
+class Span(NamedTuple):
+    """How long a run trains, and how often it saves."""
+
+    steps: int
+    every_steps: int
+
+
+def span_of(step_s: float, interval_s: float, logged: int) -> Span:
+    """Steps of a run with `CHECKPOINTS` checkpoints about `interval_s` apart; both are multiples of a metric line."""
+    every = max(1, round(interval_s / step_s / logged)) * logged
+    return Span(CHECKPOINTS * every + max(1, every // 2 // logged) * logged, every)
+
+
+def step_seconds(lines: list[dict[str, Any]]) -> float:
+    """Wall seconds of a step between the first and the last metric line of a run."""
+    first, last = lines[0], lines[-1]
+    return float((last["elapsed_s"] - first["elapsed_s"]) / (last["step"] - first["step"]))
+
+
+def train_once(file: str, overrides: list[str], mode: Mode, span: Span, options: list[str]) -> dict[str, float]:
+    """Step time, number of checkpoints between the measured lines, and bytes of one, of one `genrec train`."""
+    with tempfile.TemporaryDirectory() as runs:
+        given = [
+            *overrides, f"runs_dir={runs}", "name=checkpoint-cost", "train.max_epochs=null",
+            f"train.max_steps={span.steps}", "train.evaluate_every_epochs=1000000", "train.patience=null",
+            "train.keep_best=0", "evaluation.max_validation_users=512",
+            f"train.checkpoint_every_steps={NEVER if mode == 'none' else span.every_steps}",
+            f"train.checkpoint_upload={'async' if mode == 'none' else mode}",
+        ]  # fmt: skip
+        command = [str(Path(sys.executable).with_name("genrec")), "train", file, *given, "--fresh", *options]
+        subprocess.run(command, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
+        run = RunDir(Path(runs) / "checkpoint-cost")
+        lines = [record for record in read_metrics(run.metrics_path) if record["kind"] == "train"]
+        store = store_of(load_config(file, given), run)
+        num_bytes = sum(store.sizes(store.names()[-1]).values())
+        _delete(store)
+    first, last = lines[0]["step"], lines[-1]["step"]
+    saved = [] if mode == "none" else [s for s in range(span.every_steps, span.steps, span.every_steps)]
+    return {
+        "step_s": step_seconds(lines),
+        "num_checkpoints": sum(first <= step < last for step in saved),
+        "checkpoint_bytes": num_bytes,
+    }
+
+
+def _delete(store: CheckpointStore) -> None:
+    for name in store.names():
+        store.delete(name, "state.json")
+
+
+def compare(file: str, overrides: list[str], rounds: int, interval_s: float, quick: bool) -> Result:
+    """The three sides in turns, `rounds` times; ratios to the side without checkpoints are taken within a round."""
+    genrec = str(Path(sys.executable).with_name("genrec"))
+    subprocess.run([genrec, "prepare", file, *overrides], check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
+    config = load_config(file, overrides)
+    logged = config.train.log_every_steps
+    options = ["--launcher", "local"] if quick else []
+    span = Span(5 * logged, 2 * logged)
+    if not quick:
+        short = train_once(file, overrides, "none", Span(8 * logged, NEVER), options)
+        span = span_of(short["step_s"], interval_s, logged)
+    rows: list[Row] = []
+    for number in range(rounds):
+        for mode in MODES:
+            measured = train_once(file, overrides, mode, span, options)
+            rows.append({"round": number, "side": mode, **measured, "load_average_1_min": os.getloadavg()[0]})
+            print(json.dumps(rows[-1]), flush=True)
+    return Result(
+        name="checkpoint_cost",
+        config=config.model_dump(mode="json"),
+        rows=rows,
+        medians=medians_of(rows) | {"every_steps": span.every_steps, "steps": span.steps},
+        versions=installed_versions(("torch", "ray", "deepspeed", "pyarrow")),
+        machine=describe_machine(),
+        commit=git_commit(Path(__file__).parent),
+    )
+
+
+def medians_of(rows: list[Row]) -> dict[str, Any]:
+    """Step time without checkpoints, and the ratios to it of the other two sides in the same round."""
+    times = {(row["round"], row["side"]): float(row["step_s"] or 0) for row in rows}
+    rounds = sorted({number for number, _ in times}, key=str)
+    ratios = {m: summarize(times[n, m] / times[n, "none"] for n in rounds) for m in MODES[1:]}
+    base = summarize(times[n, "none"] for n in rounds)
+    return {
+        "step_s": asdict(base) if base else None,
+        **{f"{mode}_ratio": asdict(ratio) if ratio else None for mode, ratio in ratios.items()},
+        "checkpoint_bytes": max(int(row["checkpoint_bytes"] or 0) for row in rows),
+    }
+
+
+def main() -> None:
+    """Measures what the command line asks for, prints the medians and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", default="configs/sasrec_ml1m.yaml")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--interval", type=float, default=30, help="seconds between two checkpoints, about")
+    parser.add_argument("--quick", action="store_true", help="a few steps in one process: only shows that it runs")
+    parser.add_argument("--json", default="benchmarks/out/checkpoint_cost.json")
+    arguments = parser.parse_intermixed_args()
+    result = compare(arguments.config, arguments.overrides, arguments.rounds, arguments.interval, arguments.quick)
+    write_result(arguments.json, result)
+    print(json.dumps(result.medians, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The `cluster.` and `faults.` sections: where a run trains, and what it does when that goes wrong."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from genrec.config_data import Section
+from genrec.config_workers import Workers, check_countable, checked_workers
+
+
+class ClusterConfig(Section):
+    """The workers that share the training."""
+
+    workers: Workers = Field(
+        1, description="Ray Train workers; [min, max] is as many of them as the cluster has room for"
+    )
+    resize_check_s: float = Field(
+        60, ge=1, description="seconds between two looks for more room, where workers is a range"
+    )
+    cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs reserved for a worker; leave some for Ray Data")
+    gpus_per_worker: float = Field(0.0, ge=0, le=1, description="1 trains on GPUs, 0 on CPUs")
+    threads_per_worker: int | None = Field(None, ge=1, description="torch threads of a worker; null shares the cores")
+    max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker dies")
+    max_preemptions: int = Field(
+        -1, ge=-1, description="times a run may be told to leave its machines and go on elsewhere; -1 is no limit"
+    )
+    collective_timeout_s: int = Field(600, ge=10, description="a collective that takes longer ends the run")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers(cls, value: Any) -> Workers:
+        return checked_workers(value)
+
+    @model_validator(mode="after")
+    def _countable(self) -> "ClusterConfig":
+        check_countable(
+            self.workers, {"cpus_per_worker": self.cpus_per_worker, "gpus_per_worker": self.gpus_per_worker}
+        )
+        return self
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that the run goes on with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that the run takes."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+
+class FaultsConfig(Section):
+    """What a run does about steps that cannot be right, and about workers that stand still."""
+
+    on_poisoned_step: Literal["stop", "skip", "rewind"] = Field(
+        "stop",
+        description="after NaN, Inf or an exploding gradient: end; go on without it; or go back to the last checkpoint "
+        "and leave it out",
+    )
+    max_poisoned_steps: int = Field(10, ge=1, description="skip and rewind: poisoned steps before the run stops")
+    max_gradient_norm_ratio: float | None = Field(
+        None, gt=1, description="a gradient norm this many times its running median poisons a step; null is never"
+    )
+    step_timeout_s: float | None = Field(
+        600, gt=0, description="a worker without a finished micro-batch for this long is ended; null waits for ever"
+    )
+    pause_timeout_s: float = Field(
+        3_600, gt=0, description="the same limit for the first micro-batch, a validation and a checkpoint"
+    )
