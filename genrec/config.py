@@ -257,6 +257,15 @@ class EvaluationConfig(Section):
     filter_seen: bool = Field(True, description="items of the user's history are not ranked")
     users_per_batch: int = Field(512, ge=1, description="users scored at a time by one worker")
     max_validation_users: int | None = Field(None, ge=1, description="validate on a seeded sample; null is everyone")
+    validation: Literal["inline", "background"] = Field(
+        "inline", description="inline: the workers stop and validate; background: a Ray task does, from a checkpoint"
+    )
+    validation_timeout_s: float = Field(
+        3_600, gt=0, description="background: a validation that takes longer is given up"
+    )
+    max_waiting_validations: int = Field(
+        8, ge=1, description="background: validations that may wait; a further one is left out, with a warning"
+    )
 
     @model_validator(mode="after")
     def _ks(self) -> "EvaluationConfig":
@@ -273,6 +282,8 @@ class ClusterConfig(Section):
     workers: int = Field(1, ge=1, le=65_536, description="Ray Train workers")
     cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs reserved for a worker; leave some for Ray Data")
     gpus_per_worker: float = Field(0.0, ge=0, le=1, description="1 trains on GPUs, 0 on CPUs")
+    validation_cpus: float = Field(0.5, gt=0, description="logical CPUs of a background validation")
+    validation_gpus: float = Field(0.0, ge=0, le=1, description="GPUs of a background validation")
     threads_per_worker: int | None = Field(None, ge=1, description="torch threads of a worker; null shares the cores")
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker dies")
     max_preemptions: int = Field(
@@ -335,6 +346,17 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"batch.micro_batches_per_step ({parts}) must be a multiple of cluster.workers ({workers}); "
                 f"use {(parts // workers + 1) * workers} micro-batches or a number of workers that divides {parts}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _readable(self) -> "ExperimentConfig":
+        engine = self.engine
+        unreadable = isinstance(engine, DeepSpeedConfig) and engine.zero_stage == 0 and engine.precision == "bf16"
+        if unreadable and self.evaluation.validation == "background":
+            raise ValueError(
+                "evaluation.validation (background) cannot read the checkpoints of engine.zero_stage 0 with "
+                "engine.precision bf16; use zero_stage 1, 2 or 3, or evaluation.validation: inline"
             )
         return self
 

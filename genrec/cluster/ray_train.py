@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.cluster.resources import check_resources
+from genrec.cluster.validation import close_run, validation_config
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import make_plan
@@ -16,6 +17,7 @@ from genrec.data.ray_session import ensure_ray
 from genrec.errors import GenrecError, PreemptedError, RewindError, RunError, full_disk
 from genrec.run_dir import RunDir, write_atomically
 from genrec.training.checkpoint import prune_checkpoints, read_info, resume_point
+from genrec.training.validations import forget_problems
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,6 +63,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         started_at_s=started_at_s,
     )
     (run.root / FAILURE_FILE).unlink(missing_ok=True)
+    forget_problems(run.validations_path)
     num_preemptions = 0
     while _fit_once(config, job) == PREEMPTED:
         num_preemptions += 1
@@ -70,6 +73,8 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
                 f"({config.cluster.max_preemptions}) times; it is saved in {run.root}, and the same command goes on."
             )
         logger.warning("%s was told to leave its machines and is saved; it goes on from there.", run.root)
+    if config.evaluation.validation == "background":
+        close_run(config, run)
     # Worker 0 prunes while others may still be uploading; now all have ended.
     prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints, config.train.keep_best)
 
@@ -141,6 +146,9 @@ def _trainer(config: ExperimentConfig, job: Job) -> Any:
             ),
             worker_runtime_env={"env_vars": _worker_environment()},
         ),
+        validation_config=(
+            validation_config(config, job.run_root) if config.evaluation.validation == "background" else None
+        ),
         datasets={"train": _DatasetFactory(job)},
         dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True), enable_shard_locality=False),
     )
@@ -195,9 +203,9 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
     def tables(_: int) -> "Iterator[pa.Table]":
         return stream  # it starts where the newest checkpoint says; `_DatasetFactory` looked
 
-    def publish(folder: Path, name: str) -> None:
+    def publish(folder: Path, name: str, validate: bool) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
+        ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name, validation=validate)
 
     try:
         run_worker(

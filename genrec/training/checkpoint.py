@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from genrec.config import ExperimentConfig
 from genrec.errors import RunError
+from genrec.run_dir import RunDir
 from genrec.training.state import TrainState
+from genrec.training.validations import Validated, protocol_of, read_results
 
 if TYPE_CHECKING:
     from genrec.training.engine import Engine  # reading a checkpoint's state must not import torch
@@ -167,6 +169,7 @@ def drop_after(folder: Path, point: Path | None) -> None:
 def prune_checkpoints(folder: Path, keep: int, keep_best: int = 0) -> None:
     """Keeps the newest `keep` checkpoints that count, and the `keep_best` with the best validation metric.
 
+    While a run validates in the background, those that still wait for it are kept as well.
     The newest that counts is always kept, and so is whatever is newer: it may be about to be written. A kill leaves
     checkpoints that count or that do not, never one that seems to.
     """
@@ -176,28 +179,43 @@ def prune_checkpoints(folder: Path, keep: int, keep_best: int = 0) -> None:
         return
     for path in good:
         (path / FINISHED_FILE).touch()
-    kept = {*good[-keep:], *_best(good, keep_best)}
+    infos = [(read_info(path), path) for path in good]
+    results = read_results(RunDir(folder.parent).validations_path)
+    kept = {*good[-keep:], *_best(infos, keep_best, results), *_waiting(infos, results)}
     for path in paths[: paths.index(good[-1])]:
         if path not in kept:
             _delete(path)
 
 
-def _best(good: list[Path], number: int) -> list[Path]:
+def _best(infos: list[tuple[CheckpointInfo, Path]], number: int, results: dict[int, Validated]) -> list[Path]:
     """The `number` best by validation metric, the earlier of two that are equal; fewer when fewer have one."""
-    infos = [(read_info(path), path) for path in good]
-    protocol = _protocol(infos[-1][0])  # numbers of another one cannot be compared with those to come
-    known = [
-        (info.state.metric, path)
-        for info, path in infos
-        if info.state.metric is not None and _protocol(info) == protocol
-    ]
+    protocol = protocol_of(infos[-1][0].config)  # numbers of another one cannot be compared with those to come
+    measured = [(metric_after(info, results), path) for info, path in infos if protocol_of(info.config) == protocol]
+    known = [(metric, path) for metric, path in measured if metric is not None]
     return [path for _, path in sorted(known, key=lambda entry: -entry[0])[:number]]
 
 
-def _protocol(info: CheckpointInfo) -> list[Any]:
-    """The settings that decide what a validation metric means."""
-    evaluation = (info.config or {}).get("evaluation", {})
-    return [evaluation.get(name) for name in ("metric", "filter_seen", "max_validation_users")]
+def _waiting(infos: list[tuple[CheckpointInfo, Path]], results: dict[int, Validated]) -> list[Path]:
+    """Those that are still to be validated; none where the run has gone on without background validations."""
+    evaluation = (infos[-1][0].config or {}).get("evaluation", {})
+    return [path for info, path in infos if evaluation.get("validation") == "background" and _waits(info, results)]
+
+
+def _waits(info: CheckpointInfo, results: dict[int, Validated]) -> bool:
+    return info.state.awaits_validation and info.step not in results
+
+
+def waiting_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that count and whose background validation has no result yet, oldest first."""
+    results = read_results(RunDir(folder.parent).validations_path)
+    good = [path for path in list_checkpoints(folder) if find_problem(path, digests=False) is None]
+    return [path for path in good if _waits(read_info(path), results)]
+
+
+def metric_after(info: CheckpointInfo, results: dict[int, Validated]) -> float | None:
+    """The validation metric of a checkpoint: its background result, which comes later, before what it says itself."""
+    result = results.get(info.step)
+    return info.state.metric if result is None or result.metric is None else result.metric
 
 
 def _delete(path: Path) -> None:

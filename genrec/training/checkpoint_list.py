@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genrec.errors import DataError
+from genrec.run_dir import RunDir
 from genrec.training.checkpoint import (
     FINISHED_FILE,
     STATE_FILE,
@@ -14,8 +15,10 @@ from genrec.training.checkpoint import (
     find_problem,
     latest_checkpoint,
     list_checkpoints,
+    metric_after,
     read_info,
 )
+from genrec.training.validations import Validated, protocol_of, read_results, take_up
 
 LATEST = "latest"
 
@@ -49,10 +52,11 @@ def checkpoint_rows(folder: Path, *, digests: bool) -> list[CheckpointRow]:
     """A row for every checkpoint of a run's folder of checkpoints, oldest first; `digests` reads every file whole."""
     paths = list_checkpoints(folder)
     problems = [find_problem(path, digests=digests) for path in paths]
+    results = read_results(RunDir(folder.parent).validations_path)
     # A worker finishes a checkpoint before it begins the next, so one that is older than a good one was finished.
     newest_good = max((number for number, problem in enumerate(problems) if problem is None), default=-1)
     return [
-        _row(path, problem, finished=number < newest_good or (path / FINISHED_FILE).exists())
+        _row(path, problem, results, finished=number < newest_good or (path / FINISHED_FILE).exists())
         for number, (path, problem) in enumerate(zip(paths, problems, strict=True))
     ]
 
@@ -83,7 +87,7 @@ def engine_name(engine: dict[str, Any]) -> str:
     return f"{name} {engine['precision']}"
 
 
-def _row(path: Path, problem: str | None, *, finished: bool) -> CheckpointRow:
+def _row(path: Path, problem: str | None, results: dict[int, Validated], *, finished: bool) -> CheckpointRow:
     row = CheckpointRow(
         name=path.name,
         step=int(path.name.removeprefix("step_")),
@@ -92,18 +96,20 @@ def _row(path: Path, problem: str | None, *, finished: bool) -> CheckpointRow:
         num_bytes=sum(_size(Path(folder) / name) for folder, _, names in os.walk(path) for name in names),
     )
     try:
-        return replace(row, **_told(read_info(path), path))
+        return replace(row, **_told(read_info(path), path, results))
     except (OSError, ValueError, KeyError, TypeError):
         return row
 
 
-def _told(info: CheckpointInfo, path: Path) -> dict[str, Any]:
+def _told(info: CheckpointInfo, path: Path, results: dict[int, Validated]) -> dict[str, Any]:
+    until_then = {step: result for step, result in results.items() if step <= info.step}
+    take_up(info.state, until_then, protocol_of(info.config))
     return {
         "epoch": info.state.epochs_done,
         "time_s": (path / STATE_FILE).stat().st_mtime if info.time_s is None else info.time_s,
         "workers": info.workers,
         "engine": engine_name(info.engine),
-        "metric": info.state.metric,
+        "metric": metric_after(info, results),
         "best_metric": info.state.best_metric,
         "config_hash": info.config_hash,
     }

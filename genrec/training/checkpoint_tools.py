@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from genrec.config import ExperimentConfig, config_from_dict
@@ -19,12 +21,14 @@ from genrec.data.manifest import load_manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import DataError, GenrecError, RunError
 from genrec.inference.export import INFO_FILE, read_export, write_export
+from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.run_dir import RunDir, value_differences
-from genrec.training.checkpoint import CheckpointInfo, find_problem, read_info
+from genrec.training.checkpoint import CheckpointInfo, find_problem, metric_after, read_info
 from genrec.training.engine import TAG
 from genrec.training.state import export_info
 from genrec.training.universal import UniversalState, fill_module, universal_state
+from genrec.training.validations import read_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def compare_checkpoints(first: Path, second: Path) -> Comparison:
 
     Raises RunError when one of them does not count.
     """
-    before, after = _read_whole(first), _read_whole(second)
+    before, after = read_whole(first), read_whole(second)
     with _universal(first, before) as one, _universal(second, after) as other:
         names = set(one.names()), set(other.names())
         weights = [_difference(name, one, other) for name in sorted(names[0] & names[1])]
@@ -79,14 +83,12 @@ def export_checkpoint(
     count, DataError when its items are not to be had any more or the folder holds something else.
     """
     _check_folder(folder, overwrite=overwrite)
-    info = _read_whole(checkpoint)
+    info = read_whole(checkpoint)
     if info.config is not None:
         config = config_from_dict(info.config, f"the config in {checkpoint}")
     items_path, actions = _items_of(info, run, config)
     items = pq.read_table(items_path)
-    model = build_model(config, items.num_rows, item_type_codes(items))
-    with _universal(checkpoint, info) as state:
-        fill_module(model, state)
+    model = model_of(checkpoint, info, config, item_type_codes(items))
     said = export_info(info.state, config.evaluation.metric, info.content_hash, actions)
     write_export(folder, model.state_dict(), config, items_path, said)
 
@@ -120,11 +122,24 @@ def _items_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig) -> tu
     )
 
 
-def _read_whole(checkpoint: Path) -> CheckpointInfo:
+def read_whole(checkpoint: Path) -> CheckpointInfo:
+    """What a checkpoint of a run says, its background validation included; raises RunError when it does not count."""
     problem = find_problem(checkpoint, digests=True)
     if problem is not None:
         raise RunError(f"Checkpoint {checkpoint} cannot be used: {problem}; choose another.")
-    return read_info(checkpoint)
+    info = read_info(checkpoint)
+    info.state.metric = metric_after(info, read_results(RunDir(checkpoint.parent.parent).validations_path))
+    return info
+
+
+def model_of(
+    checkpoint: Path, info: CheckpointInfo, config: ExperimentConfig, item_types: npt.NDArray[np.uint8]
+) -> SequenceModel:
+    """The model with the weights of a checkpoint of any topology, in fp32 on CPU."""
+    model = build_model(config, len(item_types) - 1, item_types)
+    with _universal(checkpoint, info) as state:
+        fill_module(model, state)
+    return model
 
 
 @contextmanager

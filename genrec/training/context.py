@@ -25,8 +25,9 @@ class WorkerContext:
     """Steps of the whole run."""
     tables: Callable[[int], Iterator[pa.Table]]
     """This worker's micro-batches from a step on; `stream.worker_batches` reads them."""
-    publish: Callable[[Path, str], None]
-    """Moves this worker's checkpoint files from a folder of its own to the run; every worker calls it."""
+    publish: Callable[[Path, str, bool], None]
+    """Moves this worker's checkpoint files from a folder of its own to the run, and says whether it is then validated
+    in the background; every worker calls it, and worker 0's word counts."""
     started_at_s: float
     """Unix time of the command, to tell where the start-up time went."""
     ask_cluster: Callable[[], bool] | None = None

@@ -15,6 +15,7 @@ from genrec.data.schema import ITEMS_FILE
 from genrec.errors import PreemptedError
 from genrec.evaluation.evaluate import evaluate
 from genrec.inference.export import write_export
+from genrec.training.background_validation import BackgroundValidationHook, validation_is_due
 from genrec.training.checkpoint import (
     CheckpointInfo,
     checkpoint_name,
@@ -93,14 +94,11 @@ class ValidationHook:
 
     def due(self, state: TrainState) -> bool:
         """Whether a validation follows the step just done."""
-        whole_epochs = round(state.epochs_done)
-        return state.step == self.end_step or (
-            state.ends_epoch and whole_epochs % self.config.train.evaluate_every_epochs == 0
-        )
+        return validation_is_due(self.config, state, self.end_step)
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         """See `Hook`. Metrics are summed over the workers, so all take the same decision."""
-        state.metric = None
+        state.metric, state.awaits_validation = None, False
         if not self.due(state):
             return
         started_at = time.perf_counter()
@@ -157,7 +155,7 @@ class ValidationHook:
 class CheckpointHook:
     """Saves a checkpoint every `train.checkpoint_every_steps` steps, or with every validation, and at the end.
 
-    With `train.keep_best` every validation saves one too, so that the best has one.
+    With `train.keep_best` every validation saves one too, so that the best has one; a background one always does.
     """
 
     def __init__(
@@ -166,7 +164,7 @@ class CheckpointHook:
         engine: Engine,
         context: WorkerContext,
         manifest: Manifest,
-        validation: ValidationHook,
+        validation: ValidationHook | BackgroundValidationHook,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -180,7 +178,10 @@ class CheckpointHook:
         every = self.config.train.checkpoint_every_steps
         ends = state.stop_reason is not None or state.step == self.validation.end_step
         due = every is not None and state.step % every == 0
-        due = due or ((every is None or self.config.train.keep_best > 0) and self.validation.due(state))
+        with_each = (
+            every is None or self.config.train.keep_best > 0 or self.config.evaluation.validation == "background"
+        )
+        due = due or (with_each and self.validation.due(state))
         if due or ends:
             self.save(state, meter)
 
@@ -204,7 +205,7 @@ class CheckpointHook:
         )
         try:
             write_checkpoint(folder, self.engine, info, self.context.rank)
-            self.context.publish(folder, checkpoint_name(state.step))
+            self.context.publish(folder, checkpoint_name(state.step), state.awaits_validation)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if self.context.rank == 0:
@@ -242,9 +243,14 @@ def default_hooks(
     context: WorkerContext,
     tracker: Tracker | None,
     manifest: Manifest,
-    end_step: int,
-) -> tuple[LogHook, ValidationHook, CheckpointHook]:
-    """The hooks of a training run, in the order they run in."""
-    log = LogHook(config, engine, context, tracker, end_step)
-    validation = ValidationHook(config, engine, context, tracker, manifest, end_step)
+    guard: StepGuard,
+    state: TrainState,
+) -> tuple[LogHook, ValidationHook | BackgroundValidationHook, CheckpointHook]:
+    """The hooks of a training run that goes on from `state`, in the order they run in."""
+    log = LogHook(config, engine, context, tracker, context.end_step)
+    validation: ValidationHook | BackgroundValidationHook
+    if config.evaluation.validation == "background":
+        validation = BackgroundValidationHook(config, context, tracker, guard, state)
+    else:
+        validation = ValidationHook(config, engine, context, tracker, manifest, context.end_step)
     return log, validation, CheckpointHook(config, engine, context, manifest, validation)

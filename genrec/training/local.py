@@ -18,6 +18,7 @@ from genrec.run_dir import RunDir
 from genrec.training.checkpoint import publish_by_copy
 from genrec.training.context import WorkerContext
 from genrec.training.preemption import signals_as_notices
+from genrec.training.start import check_launcher
 from genrec.training.worker import run as run_worker
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     """Trains in this process; under `torchrun`, as one of its workers."""
+    check_launcher(config, "local")
     rank, workers = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if workers != config.cluster.workers:
         raise ConfigError(
@@ -40,7 +42,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     def tables(start_step: int) -> Iterator[pa.Table]:
         return local_tables(plan, start_step=start_step, end_step=end_step, rank=rank, workers=workers)
 
-    def publish(folder: Path, name: str) -> None:
+    def publish(folder: Path, name: str, _: bool) -> None:
         publish_by_copy(folder, run.checkpoints_path / name)
         if workers > 1:
             dist.barrier()

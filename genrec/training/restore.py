@@ -12,6 +12,7 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.errors import GenrecError, RunError
+from genrec.training import validations
 from genrec.training.checkpoint import (
     checkpoint_name,
     drop_after,
@@ -42,6 +43,7 @@ def agreed_checkpoint(config: ExperimentConfig, context: WorkerContext) -> Path 
         try:
             point = resume_point(folder, warn=logger.warning)
             drop_after(folder, point)
+            validations.drop_after(context.run.validations_path, 0 if point is None else read_info(point).step)
             prune_checkpoints(folder, config.train.keep_checkpoints, config.train.keep_best)
             code = _NOTHING if point is None else read_info(point).step
         except (GenrecError, OSError) as error:
