@@ -8,7 +8,7 @@ missing, and `close_run` makes up for it.
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from genrec.config import ExperimentConfig
 from genrec.data.ray_session import call_task
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     import ray.train
     import torch
 
-TaskT = TypeVar("TaskT")
-ResultT = TypeVar("ResultT")
-
 logger = logging.getLogger(__name__)
 
 GRACE = 2.0
 """Ray's own time-out, in terms of the task's: it also counts the wait for a free CPU, and ends what never started."""
+
+MAX_RETRIES = 3
+"""Times a task after the training is started again because its process was killed."""
 
 
 def validation_config(config: ExperimentConfig, run_root: str) -> "ray.train.ValidationConfig":
@@ -57,21 +57,23 @@ def close_run(config: ExperimentConfig, run: RunDir) -> None:
     """
     newest = latest_checkpoint(run.checkpoints_path, warn=logger.warning)
     state = TrainState() if newest is None else read_info(newest).state
+    task = _Task(str(run.root.absolute()), config.evaluation.validation_timeout_s, _place(config))
     tracker = start_tracker(config, run.metrics_path, state.tracker_id)
     try:
         books = Books(config, run, tracker, state)
         books.look(state)
         for checkpoint in waiting_checkpoints(run.checkpoints_path):
-            task = _Validation(str(checkpoint), str(run.root), config.evaluation.validation_timeout_s, _place(config))
+            logger.info("%s still waits for its validation.", checkpoint)
+            what = f"The validation of {checkpoint}"
             try:
-                _in_task(config, _validate, task)
+                _in_task(config, what, _validate, task._replace(name=checkpoint.name))
             except RunError as error:
                 write_failure(run, checkpoint, str(error))
             books.look(state)
     finally:
         tracker.close()
     _check_validated(config, run, state)
-    _in_task(config, _evaluate, _Evaluation(str(run.root), _place(config)))
+    _in_task(config, f"The final evaluation of {run.root}", _evaluate, task)
 
 
 def _check_validated(config: ExperimentConfig, run: RunDir, state: TrainState) -> None:
@@ -90,59 +92,49 @@ def _validate_reported(
     checkpoint: "ray.train.Checkpoint", *, run_root: str, timeout_s: float, place: list[int]
 ) -> dict[str, float]:
     """Ray Train's validation function: the metrics of a checkpoint that all workers have committed."""
-    committed = RunDir(Path(run_root)).checkpoints_path / Path(checkpoint.path).name
-    return _validate(_Validation(str(committed), run_root, timeout_s, place))
+    return _validate(_Task(run_root, timeout_s, place, Path(checkpoint.path).name))
 
 
-class _Validation(NamedTuple):
-    checkpoint: str
+class _Task(NamedTuple):
     run_root: str
     timeout_s: float
     place: list[int]
+    name: str = ""
+    """Of the checkpoint."""
 
 
-class _Evaluation(NamedTuple):
-    run_root: str
-    place: list[int]
-
-
-def _validate(task: _Validation) -> dict[str, float]:
+def _validate(task: _Task) -> dict[str, float]:
     from genrec.training.checkpoint_validation import validate_checkpoint
 
     run = RunDir(Path(task.run_root))
-    result = validate_checkpoint(Path(task.checkpoint), run, _device(task.place), task.timeout_s)
-    return result.metrics
+    return validate_checkpoint(run.checkpoints_path / task.name, run, _device(task.place), task.timeout_s).metrics
 
 
-def _evaluate(task: _Evaluation) -> None:
+def _evaluate(task: _Task) -> None:
     from genrec.evaluation.run_evaluation import evaluate_run
 
     evaluate_run(RunDir(Path(task.run_root)), ("validation", "test"), device=_device(task.place))
 
 
-def _in_task(config: ExperimentConfig, function: Callable[[TaskT], ResultT], task: TaskT) -> ResultT:
+def _in_task(config: ExperimentConfig, what: str, function: Callable[[_Task], object], task: _Task) -> None:
     """`function(task)` as a Ray task with the resources of a validation; raises RunError when its process is killed
     again and again, or time is up, and the user's mistake as it is."""
     import ray
 
-    limit_s = GRACE * config.evaluation.validation_timeout_s
-    running = ray.remote(call_task).options(**_resources(config), max_retries=3).remote(function, task)
+    limit_s = GRACE * task.timeout_s
+    running = ray.remote(call_task).options(**_resources(config), max_retries=MAX_RETRIES).remote(function, task)
     try:
-        result, mistake = ray.get(running, timeout=limit_s)
+        _, mistake = ray.get(running, timeout=limit_s)
     except ray.exceptions.GetTimeoutError as error:
         ray.cancel(running, force=True)
         raise RunError(
-            f"Evaluating {task} took longer than {GRACE:g} * evaluation.validation_timeout_s ({limit_s:g} s); raise "
-            "it, or cluster.validation_cpus, and run the same command again."
+            f"{what} took longer than {GRACE:g} * evaluation.validation_timeout_s ({limit_s:g} s); raise it, or "
+            "cluster.validation_cpus, and run the same command again."
         ) from error
     except ray.exceptions.RayError as error:
-        raise RunError(
-            f"Evaluating {task} failed on the cluster ({error}); the run is trained and saved: run the same command "
-            "again."
-        ) from error
+        raise RunError(f"{what} failed on the cluster ({error}); run the same command again.") from error
     if mistake is not None:
         raise mistake
-    return result  # type: ignore[no-any-return]
 
 
 def _resources(config: ExperimentConfig) -> dict[str, float]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -57,7 +58,6 @@ def validate_checkpoint(checkpoint: Path, run: RunDir, device: torch.device, tim
     known = read_result(result_path(run.validations_path, step))
     if known is not None:
         return known
-    started_at = time.perf_counter()
 
     def give_up() -> None:
         write_failure(run, checkpoint, f"it took longer than evaluation.validation_timeout_s ({timeout_s:g} s)")
@@ -67,13 +67,25 @@ def validate_checkpoint(checkpoint: Path, run: RunDir, device: torch.device, tim
         return write_failure(run, checkpoint, f"its process was killed {MAX_TRIES} times; it may need more memory")
     try:
         with _at_most(timeout_s, give_up):
-            return _validate(checkpoint, run, device, started_at)
+            measured = _measure(checkpoint, device)
+        return _publish(measured, run)
     except Exception as error:  # training goes on without it, and the run says why it has no metrics here
         logger.exception("%s could not be validated", checkpoint)
         return write_failure(run, checkpoint, f"{type(error).__name__}: {error}")
 
 
-def _validate(checkpoint: Path, run: RunDir, device: torch.device, started_at: float) -> Validated:
+class _Measured(NamedTuple):
+    """A checkpoint's model and what was measured of it; `info.state` has the metric."""
+
+    model: SequenceModel
+    config: ExperimentConfig
+    manifest: Manifest
+    info: CheckpointInfo
+    result: Validated
+
+
+def _measure(checkpoint: Path, device: torch.device) -> _Measured:
+    started_at = time.perf_counter()
     info = read_whole(checkpoint)
     if info.config is None:
         raise RunError(f"{checkpoint} does not say its config, because an older genrec wrote it; train on from it.")
@@ -83,6 +95,7 @@ def _validate(checkpoint: Path, run: RunDir, device: torch.device, started_at: f
         raise RunError(f"{config.data.prepared} holds another data set than {checkpoint} was trained on.")
     model = _as_trained(model_of(checkpoint, info, config, read_item_types(config.data.prepared)), config).to(device)
     measured = evaluate(model, config, manifest, "validation", max_users=config.evaluation.max_validation_users)
+    metric = measured.metrics[config.evaluation.metric]
     result = Validated(
         step=info.step,
         epoch=info.state.epochs_done,
@@ -90,15 +103,23 @@ def _validate(checkpoint: Path, run: RunDir, device: torch.device, started_at: f
         saved_s=info.time_s or time.time(),
         done_s=time.time(),
         protocol=protocol_of(info.config),
-        metric=measured.metrics[config.evaluation.metric],
+        metric=metric,
         metrics=measured.metrics,
         num_users=measured.num_users,
         seconds=time.perf_counter() - started_at,
     )
+    return _Measured(model, config, manifest, replace(info, state=replace(info.state, metric=metric)), result)
+
+
+def _publish(measured: _Measured, run: RunDir) -> Validated:
+    """Exports the model if it is the best of those that have been validated, then writes the result."""
+    model, config, manifest, info, result = measured
     with _alone(run.validations_path / "export.lock"):
-        others = read_results(run.validations_path, known=[info.step]).values()
-        if best_of([*others, result], result.protocol, info.state)[1] == info.step:
-            _export(model, run, config, manifest, replace(info, state=replace(info.state, metric=result.metric)))
+        others = read_results(run.validations_path, known=[result.step]).values()
+        if best_of([*others, result], result.protocol, info.state)[1] == result.step:
+            weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
+            said = export_info(info.state, config.evaluation.metric, manifest.content_hash, manifest.actions)
+            write_export(run.export_path, weights, config, Path(config.data.prepared) / ITEMS_FILE, said)
         write_result(run.validations_path, result)  # after the export: a kill between the two validates once more
     return result
 
@@ -109,23 +130,22 @@ def _as_trained(model: SequenceModel, config: ExperimentConfig) -> SequenceModel
     return model.bfloat16() if isinstance(engine, DeepSpeedConfig) and engine.precision == "bf16" else model
 
 
-def _export(
-    model: SequenceModel, run: RunDir, config: ExperimentConfig, manifest: Manifest, info: CheckpointInfo
-) -> None:
-    weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
-    said = export_info(info.state, config.evaluation.metric, manifest.content_hash, manifest.actions)
-    write_export(run.export_path, weights, config, Path(config.data.prepared) / ITEMS_FILE, said)
-
-
 @contextmanager
 def _at_most(seconds: float, give_up: Callable[[], None]) -> Iterator[None]:
-    """Calls `give_up` from another thread when the block takes longer."""
-    timer = threading.Timer(seconds, give_up)
+    """Calls `give_up`, which ends the process, from another thread when the block takes longer."""
+    decided = threading.Lock()
+
+    def late() -> None:
+        if decided.acquire(blocking=False):
+            give_up()
+
+    timer = threading.Timer(seconds, late)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
+        decided.acquire()  # when time is up, this waits for the end of the process
         timer.cancel()
 
 

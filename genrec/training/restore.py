@@ -26,6 +26,7 @@ from genrec.training.context import WorkerContext
 from genrec.training.engine import TAG, Engine
 from genrec.training.state import TrainState
 from genrec.training.universal import forget_universal, universal_state
+from genrec.training.validations import protocol_of
 
 logger = logging.getLogger(__name__)
 
@@ -86,4 +87,7 @@ def restore(
         engine.load_universal(universal)
         context.all_reduce(torch.zeros(1))  # all have read it
         forget_universal(universal)
+    if info.config is not None and protocol_of(info.config) != protocol_of(config.model_dump(mode="json")):
+        # Numbers of another protocol cannot be compared with those to come.
+        info.state.best_metric, info.state.best_step, info.state.validations_without_gain = None, None, 0
     return info.state

@@ -14,7 +14,16 @@ from genrec.run_dir import RunDir, read_metrics
 from genrec.training.checkpoint import read_info
 from genrec.training.state import TrainState
 from genrec.training.tracking import Tracker
-from genrec.training.validations import Validated, best_of, protocol_of, read_results, take_up, write_result
+from genrec.training.validations import (
+    Validated,
+    best_of,
+    protocol_of,
+    read_result,
+    read_results,
+    result_path,
+    take_up,
+    write_result,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +89,12 @@ class Books:
 
 
 def write_failure(run: RunDir, checkpoint: Path, problem: str) -> Validated:
-    """Writes, as the result of a checkpoint's validation, why there are no metrics; the result."""
+    """Writes, as the result of a checkpoint's validation, why there are no metrics; one that is there already stays."""
     now = time.time()
     step = int(checkpoint.name.removeprefix("step_"))
+    known = read_result(result_path(run.validations_path, step))
+    if known is not None:
+        return known
     result = Validated(step=step, epoch=0.0, elapsed_s=0.0, saved_s=now, done_s=now, protocol=[], problem=problem)
     try:
         info = read_info(checkpoint)

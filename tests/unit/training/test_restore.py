@@ -125,6 +125,18 @@ def test_a_new_run_begins_with_the_weights_of_another(config) -> None:
     assert lines(longer, "start")[-1]["step"] > 0
 
 
+def test_the_best_under_another_protocol_is_no_bar(config) -> None:
+    """HR@10 is larger than NDCG@10, so without starting anew no validation could ever be the best again."""
+    first = config("evaluation.metric=hr@10")
+    train(first)
+    longer = config("evaluation.metric=ndcg@10", "train.max_epochs=5")
+    allow = ["evaluation.metric", "train.max_epochs"]
+    fit(longer, open_run_directory(longer, fresh=False, say=lambda _: None, allow_change=allow), time.time())
+    last = lines(longer, "validation")[-1]
+    assert last["best"]
+    assert last["metrics"]["ndcg@10"] < max(line["metrics"]["hr@10"] for line in lines(longer, "validation")[:-1])
+
+
 class FileEngine:
     """Writes one small file."""
 
