@@ -74,7 +74,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
             )
         logger.warning("%s was told to leave its machines and is saved; it goes on from there.", run.root)
     if config.evaluation.validation == "background":
-        close_run(config, run)
+        close_run(config, job.run)
     # Worker 0 prunes while others may still be uploading; now all have ended.
     prune_checkpoints(run.checkpoints_path, config.train.keep_checkpoints, config.train.keep_best)
 
