@@ -99,9 +99,10 @@ def train(
     """Train a model, or go on with its run; prepares the data set when that has not been done."""
     from genrec.data.prepare import ensure_prepared
     from genrec.training.progress import progress_of
-    from genrec.training.start import open_run_directory, read_fitting_manifest
+    from genrec.training.start import check_launcher, open_run_directory, read_fitting_manifest
 
     experiment = load_config(file, overrides)
+    check_launcher(experiment, launcher)
     if os.environ.get("RANK", "0") != "0":  # another process of torchrun; rank 0 prepares and prints
         _fit(experiment, run_dir_of(experiment), launcher)
         return

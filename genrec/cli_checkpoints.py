@@ -17,6 +17,7 @@ from genrec.reporting import formats
 from genrec.run_dir import open_run
 from genrec.training.checkpoint_list import CheckpointRow, checkpoint_rows, find_checkpoint
 from genrec.training.checkpoint_store import store_of
+from genrec.training.validations import read_results
 
 if TYPE_CHECKING:
     from genrec.training.checkpoint_tools import WeightDifference  # imports torch
@@ -56,7 +57,9 @@ def checkpoints(
 def _list(run: Path, *, verify: bool, as_json: bool) -> None:
     directory, experiment = open_run(run)
     with console.status("reading every file") if verify and not as_json else nullcontext():
-        rows = checkpoint_rows(store_of(experiment, directory), digests=verify)
+        rows = checkpoint_rows(
+            store_of(experiment, directory), digests=verify, results=read_results(directory.validations_path)
+        )
     if as_json:
         print(json.dumps([row.to_json() for row in rows]))
     elif not rows:

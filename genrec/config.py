@@ -290,6 +290,15 @@ class EvaluationConfig(Section):
     filter_seen: bool = Field(True, description="items of the user's history are not ranked")
     users_per_batch: int = Field(512, ge=1, description="users scored at a time by one worker")
     max_validation_users: int | None = Field(None, ge=1, description="validate on a seeded sample; null is everyone")
+    validation: Literal["inline", "background"] = Field(
+        "inline", description="inline: the workers stop and validate; background: a Ray task does, from a checkpoint"
+    )
+    validation_timeout_s: float = Field(
+        3_600, gt=0, description="background: a validation that takes longer is given up"
+    )
+    max_waiting_validations: int = Field(
+        8, ge=1, description="background: validations that may wait; a further one is left out, with a warning"
+    )
 
     @model_validator(mode="after")
     def _ks(self) -> "EvaluationConfig":
@@ -330,6 +339,17 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _divides(self) -> "ExperimentConfig":
         check_shares(self.batch.micro_batches_per_step, self.cluster.workers)
+        return self
+
+    @model_validator(mode="after")
+    def _readable(self) -> "ExperimentConfig":
+        engine = self.engine
+        unreadable = isinstance(engine, DeepSpeedConfig) and engine.zero_stage == 0 and engine.precision == "bf16"
+        if unreadable and self.evaluation.validation == "background":
+            raise ValueError(
+                "evaluation.validation (background) cannot read the checkpoints of engine.zero_stage 0 with "
+                "engine.precision bf16; use zero_stage 1, 2 or 3, or evaluation.validation: inline"
+            )
         return self
 
     def accumulation(self, workers: int) -> int:

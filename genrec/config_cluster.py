@@ -19,6 +19,8 @@ class ClusterConfig(Section):
     )
     cpus_per_worker: float = Field(0.5, gt=0, description="logical CPUs reserved for a worker; leave some for Ray Data")
     gpus_per_worker: float = Field(0.0, ge=0, le=1, description="1 trains on GPUs, 0 on CPUs")
+    validation_cpus: float = Field(0.5, gt=0, description="logical CPUs of a background validation")
+    validation_gpus: float = Field(0.0, ge=0, le=1, description="GPUs of a background validation")
     threads_per_worker: int | None = Field(None, ge=1, description="torch threads of a worker; null shares the cores")
     max_failures: int = Field(3, ge=0, description="restarts from the last checkpoint after a worker dies")
     max_preemptions: int = Field(

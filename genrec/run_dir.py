@@ -7,6 +7,7 @@ runs/NAME/
   checkpoints/step_00001000/                        see training/checkpoint.py
   export/             model.safetensors, config.yaml, items.parquet: the best model by validation
   exports/step_.../   the same of other checkpoints: `genrec checkpoints RUN --export STEP`
+  validations/        results of background validations: see training/validations.py
   windows/            what each step was trained on, with train.log_windows: see training/window_log.py
   poisoned.jsonl      steps that were left out or ended the run: see training/step_guard.py
   stacks/             where each worker stood when nothing moved: see training/watchdog.py
@@ -65,6 +66,11 @@ class RunDir:
     def checkpoints_path(self) -> Path:
         """Folder of the checkpoints."""
         return self.root / "checkpoints"
+
+    @property
+    def validations_path(self) -> Path:
+        """Folder of the results of background validations."""
+        return self.root / "validations"
 
     @property
     def export_path(self) -> Path:

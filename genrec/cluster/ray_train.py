@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from genrec.cluster.ray_upload import publish
 from genrec.cluster.resources import check_resources, data_cpus_reserved
+from genrec.cluster.validation import close_run, validation_config
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import PlanSpec, make_plan
@@ -21,6 +22,7 @@ from genrec.run_dir import RunDir, load_saved_config, write_atomically
 from genrec.training.checkpoint import read_info, resume_point
 from genrec.training.checkpoint_store import CheckpointStore, store_of
 from genrec.training.start import with_whole_paths
+from genrec.training.validations import forget_problems
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,8 +75,11 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         started_at_s=started_at_s,
     )
     (run.root / FAILURE_FILE).unlink(missing_ok=True)
+    forget_problems(run.validations_path)
     with data_cpus_reserved(config, requester=f"data of {job.run_root}"):
         _fit_until_done(config, job, plan.spec)
+    if config.evaluation.validation == "background":
+        close_run(config_from_dict(job.config), job.run)
 
 
 def _fit_until_done(config: ExperimentConfig, job: Job, spec: PlanSpec) -> None:
@@ -151,6 +156,11 @@ def _trainer(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
                 max_failures=cluster.max_failures, max_preemption_failures=cluster.max_preemptions
             ),
             worker_runtime_env={"env_vars": _worker_environment()},
+        ),
+        validation_config=(
+            validation_config(config_from_dict(job.config), job.run_root)
+            if config.evaluation.validation == "background"
+            else None
         ),
         datasets={"train": _DatasetFactory(job)},
         dataset_config=StreamConfig(spec),

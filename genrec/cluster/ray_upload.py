@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def publish(
-    record_mistake: Callable[[Exception], None], folder: Path, name: str, upload: Callable[[], None]
+    record_mistake: Callable[[Exception], None], folder: Path, name: str, upload: Callable[[], None], validate: bool
 ) -> "Future[None]":
     """Starts the upload of a checkpoint; all workers call it together, and none waits for another's upload.
 
@@ -37,5 +37,6 @@ def publish(
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         checkpoint_upload_fn=upload_to_store,
         delete_local_checkpoint_after_upload=True,
+        validation=validate,
     )
     return done

@@ -15,7 +15,7 @@ RESERVE_TIMEOUT_S = 180.0
 
 
 def check_resources(config: ExperimentConfig) -> None:
-    """Raises ConfigError when the cluster cannot hold the workers, or the fewest of a range, and read data."""
+    """Raises ConfigError when the cluster cannot hold the workers (of a range, the fewest), validate and read data."""
     import ray
 
     total = ray.cluster_resources()
@@ -28,12 +28,26 @@ def check_resources(config: ExperimentConfig) -> None:
             f"must leave {DATA_CPUS:g} of the cluster's {cpus:g} CPUs to Ray Data; use fewer workers or "
             f"cluster.cpus_per_worker={max((cpus - 1) / workers, 0.1):.2g}."
         )
+    in_background = config.evaluation.validation == "background"
+    validation_cpus, validation_gpus = cluster.validation_cpus, cluster.validation_gpus
+    if in_background and needed + DATA_CPUS + validation_cpus > cpus:
+        raise ConfigError(
+            f"evaluation.validation=background needs cluster.validation_cpus ({validation_cpus:g}) besides the "
+            f"{needed:g} CPUs of the workers and {DATA_CPUS:g} for Ray Data, and the cluster has {cpus:g}; use fewer "
+            "workers, a smaller cluster.cpus_per_worker or cluster.validation_cpus, or evaluation.validation=inline."
+        )
     gpus, needed_gpus = total.get("GPU", 0.0), workers * cluster.gpus_per_worker
     if needed_gpus > gpus:
         raise ConfigError(
             f"cluster.workers * cluster.gpus_per_worker ({workers} * {cluster.gpus_per_worker:g} = "
             f"{needed_gpus:g}) is more than the cluster's {gpus:g} GPUs; use fewer workers, or "
             "cluster.gpus_per_worker=0 to train on CPUs."
+        )
+    if in_background and needed_gpus + validation_gpus > gpus:
+        raise ConfigError(
+            f"evaluation.validation=background needs cluster.validation_gpus ({validation_gpus:g}) besides the "
+            f"{needed_gpus:g} GPUs of the workers, and the cluster has {gpus:g}; use fewer workers, "
+            "cluster.validation_gpus=0 to validate on CPUs, or evaluation.validation=inline."
         )
 
 
@@ -53,12 +67,13 @@ def data_cpus_reserved(config: ExperimentConfig, requester: str) -> Iterator[Non
         get_or_create_autoscaling_coordinator,
     )
 
+    cluster, in_background = config.cluster, config.evaluation.validation == "background"
     coordinator, ended = get_or_create_autoscaling_coordinator(), threading.Event()
 
     def ask() -> ray.ObjectRef:
         return coordinator.request_resources.remote(
             requester_id=requester,
-            resources=[{"CPU": DATA_CPUS}],
+            resources=[{"CPU": DATA_CPUS + (cluster.validation_cpus if in_background else 0.0)}],
             expire_after_s=RESERVE_TIMEOUT_S,
             priority=ResourceRequestPriority.HIGH,
         )

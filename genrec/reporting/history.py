@@ -107,12 +107,14 @@ class History:
         return values[np.isfinite(values)]
 
     def best_validation(self, metric: str) -> Validation | None:
-        """The last validation that the run called best; else the first with the highest `metric`."""
+        """The first with the highest `metric` of the validations that the run called best, else of all.
+
+        A validation in the background may arrive late, so one that the run once called best may not be any more.
+        """
         marked = [validation for validation in self.validations if validation.best]
-        if marked:
-            return marked[-1]
-        measured = [v for v in self.validations if math.isfinite(v.metrics.get(metric, math.nan))]
-        return max(measured, key=lambda validation: validation.metrics[metric], default=None)
+        measured = [v for v in marked or self.validations if math.isfinite(v.metrics.get(metric, math.nan))]
+        last_marked = marked[-1] if marked else None
+        return max(measured, key=lambda validation: validation.metrics[metric], default=last_marked)
 
 
 def read_history(path: Path) -> History:

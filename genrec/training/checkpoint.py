@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from genrec.config import ExperimentConfig
 from genrec.errors import RunError
 from genrec.training.checkpoint_store import CheckpointStore, describe_stream
 from genrec.training.state import TrainState
+from genrec.training.validations import Validated, protocol_of
 
 if TYPE_CHECKING:
     from genrec.training.engine import Engine  # reading a checkpoint's state must not import torch
@@ -186,12 +187,16 @@ def drop_after(store: CheckpointStore, point: str | None) -> None:
         store.delete(name, STATE_FILE)
 
 
-def prune_checkpoints(store: CheckpointStore, keep: int, keep_best: int = 0) -> None:
+def prune_checkpoints(
+    store: CheckpointStore, keep: int, keep_best: int = 0, results: Mapping[int, Validated] | None = None
+) -> None:
     """Keeps the newest `keep` checkpoints that count, and the `keep_best` with the best validation metric.
 
+    While a run validates in the background, `results` are what is known of it; those that still wait are kept as well.
     The newest that counts is always kept, and so is whatever is newer: it may be about to be written. A kill leaves
     checkpoints that count or that do not, never one that seems to. A storage that refuses only costs space.
     """
+    results = results or {}
     try:
         names = store.names()
         good = [name for name in names if by_size(store, name) is None]
@@ -200,7 +205,8 @@ def prune_checkpoints(store: CheckpointStore, keep: int, keep_best: int = 0) -> 
         for name in good:
             if FINISHED_FILE not in store.sizes(name):
                 store.write(name, FINISHED_FILE, b"")
-        kept = {*good[-keep:], *_best(store, good, keep_best)}
+        infos = [(read_info(store, name), name) for name in good]
+        kept = {*good[-keep:], *_best(infos, keep_best, results), *_waiting(infos, results)}
         for name in names[: names.index(good[-1])]:
             if name not in kept:
                 store.delete(name, STATE_FILE)
@@ -208,24 +214,34 @@ def prune_checkpoints(store: CheckpointStore, keep: int, keep_best: int = 0) -> 
         logger.warning("Checkpoints that are not kept could not all be deleted: %s", error)
 
 
-def _best(store: CheckpointStore, good: list[str], number: int) -> list[str]:
+def _best(infos: list[tuple[CheckpointInfo, str]], number: int, results: Mapping[int, Validated]) -> list[str]:
     """The `number` best by validation metric, the earlier of two that are equal; fewer when fewer have one."""
-    if not number:
-        return []
-    infos = [(read_info(store, name), name) for name in good]
-    protocol = _protocol(infos[-1][0])  # numbers of another one cannot be compared with those to come
-    known = [
-        (info.state.metric, name)
-        for info, name in infos
-        if info.state.metric is not None and _protocol(info) == protocol
-    ]
+    protocol = protocol_of(infos[-1][0].config)  # numbers of another one cannot be compared with those to come
+    measured = [(metric_after(info, results), name) for info, name in infos if protocol_of(info.config) == protocol]
+    known = [(metric, name) for metric, name in measured if metric is not None]
     return [name for _, name in sorted(known, key=lambda entry: -entry[0])[:number]]
 
 
-def _protocol(info: CheckpointInfo) -> list[Any]:
-    """The settings that decide what a validation metric means."""
-    evaluation = (info.config or {}).get("evaluation", {})
-    return [evaluation.get(name) for name in ("metric", "filter_seen", "max_validation_users")]
+def _waiting(infos: list[tuple[CheckpointInfo, str]], results: Mapping[int, Validated]) -> list[str]:
+    """Those that are still to be validated; none where the run has gone on without background validations."""
+    evaluation = (infos[-1][0].config or {}).get("evaluation", {})
+    return [name for info, name in infos if evaluation.get("validation") == "background" and _waits(info, results)]
+
+
+def _waits(info: CheckpointInfo, results: Mapping[int, Validated]) -> bool:
+    return info.state.awaits_validation and info.step not in results
+
+
+def waiting_checkpoints(store: CheckpointStore, results: Mapping[int, Validated]) -> list[str]:
+    """The checkpoints that count and whose background validation has no result yet, oldest first."""
+    good = [name for name in store.names() if by_size(store, name) is None]
+    return [name for name in good if _waits(read_info(store, name), results)]
+
+
+def metric_after(info: CheckpointInfo, results: Mapping[int, Validated]) -> float | None:
+    """The validation metric of a checkpoint: its background result, which comes later, before what it says itself."""
+    result = results.get(info.step)
+    return info.state.metric if result is None or result.metric is None else result.metric
 
 
 def same_topology(info: CheckpointInfo, config: ExperimentConfig, workers: int) -> bool:

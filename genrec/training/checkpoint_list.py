@@ -1,6 +1,7 @@
 """The checkpoints of a run as a person sees them: a row each, and the one that a word means."""
 
 import posixpath
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -10,9 +11,11 @@ from genrec.training.checkpoint import (
     CheckpointInfo,
     find_problem,
     latest_checkpoint,
+    metric_after,
     read_info,
 )
 from genrec.training.checkpoint_store import CheckpointStore, checkpoint_name
+from genrec.training.validations import Validated, protocol_of, take_up
 
 LATEST = "latest"
 
@@ -52,14 +55,19 @@ class StoredCheckpoint(NamedTuple):
         return f"{self.store}/{self.name}"
 
 
-def checkpoint_rows(store: CheckpointStore, *, digests: bool) -> list[CheckpointRow]:
-    """A row for every checkpoint of a store, oldest first; `digests` reads every file through."""
+def checkpoint_rows(
+    store: CheckpointStore, *, digests: bool, results: Mapping[int, Validated] | None = None
+) -> list[CheckpointRow]:
+    """A row for every checkpoint of a store, oldest first; `digests` reads every file through.
+
+    `results` are those of the run's background validations.
+    """
     names = store.names()
     problems = [find_problem(store, name, digests=digests) for name in names]
     # A worker finishes a checkpoint before it begins the next, so one that is older than a good one was finished.
     newest_good = max((number for number, problem in enumerate(problems) if problem is None), default=-1)
     return [
-        _row(store, name, problem, older_than_good=number < newest_good)
+        _row(store, name, problem, results or {}, older_than_good=number < newest_good)
         for number, (name, problem) in enumerate(zip(names, problems, strict=True))
     ]
 
@@ -93,7 +101,9 @@ def engine_name(engine: dict[str, Any]) -> str:
     return f"{name} {engine['precision']}"
 
 
-def _row(store: CheckpointStore, name: str, problem: str | None, *, older_than_good: bool) -> CheckpointRow:
+def _row(
+    store: CheckpointStore, name: str, problem: str | None, results: Mapping[int, Validated], *, older_than_good: bool
+) -> CheckpointRow:
     sizes = store.sizes(name)
     finished = older_than_good or FINISHED_FILE in sizes
     row = CheckpointRow(
@@ -104,18 +114,20 @@ def _row(store: CheckpointStore, name: str, problem: str | None, *, older_than_g
         num_bytes=sum(sizes.values()),
     )
     try:
-        return replace(row, **_told(read_info(store, name)))
+        return replace(row, **_told(read_info(store, name), results))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return row
 
 
-def _told(info: CheckpointInfo) -> dict[str, Any]:
+def _told(info: CheckpointInfo, results: Mapping[int, Validated]) -> dict[str, Any]:
+    until_then = {step: result for step, result in results.items() if step <= info.step}
+    take_up(info.state, until_then, protocol_of(info.config))
     return {
         "epoch": info.state.epochs_done,
         "time_s": info.time_s,
         "workers": info.workers,
         "engine": engine_name(info.engine),
-        "metric": info.state.metric,
+        "metric": metric_after(info, results),
         "best_metric": info.state.best_metric,
         "config_hash": info.config_hash,
     }

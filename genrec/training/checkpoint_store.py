@@ -173,9 +173,14 @@ class CheckpointStore:
 
 def store_of(config: ExperimentConfig, run: RunDir) -> CheckpointStore:
     """Where a run keeps its checkpoints: in its own directory, or in its own folder of `train.checkpoint_dir`."""
-    if config.train.checkpoint_dir is None:
+    return store_in(config.train.checkpoint_dir, run)
+
+
+def store_in(checkpoint_dir: str | None, run: RunDir) -> CheckpointStore:
+    """`store_of` for a process that knows no more of the config than this."""
+    if checkpoint_dir is None:
         return CheckpointStore(run.checkpoints_path)
-    return CheckpointStore(config.train.checkpoint_dir, config.name)
+    return CheckpointStore(checkpoint_dir, run.root.name)
 
 
 def describe_stream(stream: IO[bytes], target: IO[bytes] | None = None) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from genrec.config import ExperimentConfig, config_from_dict
@@ -19,14 +21,16 @@ from genrec.data.manifest import load_manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import DataError, GenrecError
 from genrec.inference.export import INFO_FILE, read_export, write_export
+from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.run_dir import RunDir, value_differences
-from genrec.training.checkpoint import CheckpointInfo, info_in
+from genrec.training.checkpoint import CheckpointInfo, info_in, metric_after
 from genrec.training.checkpoint_fetch import fetched
 from genrec.training.checkpoint_list import StoredCheckpoint
 from genrec.training.engine import TAG
 from genrec.training.state import export_info
 from genrec.training.universal import UniversalState, fill_module, universal_state
+from genrec.training.validations import read_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +92,11 @@ def export_checkpoint(
     _check_folder(folder, overwrite=overwrite)
     with fetched(*checkpoint) as files:
         info = info_in(files)
+        info.state.metric = metric_after(info, read_results(run.validations_path))
         if info.config is not None:
             config = config_from_dict(info.config, f"the config in {checkpoint}")
         items_path, actions = _items_of(info, run, config)
-        items = pq.read_table(items_path)
-        model = build_model(config, items.num_rows, item_type_codes(items))
-        with _universal(files, info) as state:
-            fill_module(model, state)
+        model = model_of(files, info, config, item_type_codes(pq.read_table(items_path)))
     said = export_info(info.state, config.evaluation.metric, info.content_hash, actions)
     write_export(folder, model.state_dict(), config, items_path, said)
 
@@ -126,6 +128,16 @@ def _items_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig) -> tu
         f"Neither {config.data.prepared} nor {run.export_path} holds the items that the checkpoint was trained on; "
         "prepare the data set again."
     )
+
+
+def model_of(
+    files: Path, info: CheckpointInfo, config: ExperimentConfig, item_types: npt.NDArray[np.uint8]
+) -> SequenceModel:
+    """The model with the weights of a checkpoint of any topology, whose files are local, in fp32 on CPU."""
+    model = build_model(config, len(item_types) - 1, item_types)
+    with _universal(files, info) as state:
+        fill_module(model, state)
+    return model
 
 
 @contextmanager

@@ -29,8 +29,9 @@ class WorkerContext:
     """This worker's micro-batches from a step on; `stream.worker_batches` reads them."""
     store: CheckpointStore
     """Where the checkpoints of the run are."""
-    publish: Callable[[Path, str, Callable[[], None]], "Future[None]"]
-    """Publishes this worker's part of a checkpoint: its folder of files, the checkpoint's name, and what uploads them.
+    publish: Callable[[Path, str, Callable[[], None], bool], "Future[None]"]
+    """Publishes this worker's part of a checkpoint: its folder of files, the checkpoint's name, what uploads them, and
+    whether it is then validated in the background (worker 0's word counts).
 
     Starts the upload in the background, at most one at a time, and deletes the folder after it. The answer is done when
     the upload is; Ray ends a worker whose upload has failed, so there it may stay open. Every worker calls it.

@@ -19,6 +19,7 @@ from genrec.data.schema import ITEMS_FILE
 from genrec.errors import PreemptedError, StorageError
 from genrec.evaluation.evaluate import evaluate
 from genrec.inference.export import write_export
+from genrec.training.background_validation import BackgroundValidationHook, validation_is_due
 from genrec.training.checkpoint import (
     CheckpointInfo,
     config_hash,
@@ -35,6 +36,7 @@ from genrec.training.preemption import Notice
 from genrec.training.state import TrainState, export_info
 from genrec.training.step_guard import StepGuard
 from genrec.training.tracking import Tracker
+from genrec.training.validations import read_results
 from genrec.training.versions import installed_versions
 
 logger = logging.getLogger(__name__)
@@ -102,14 +104,11 @@ class ValidationHook:
 
     def due(self, state: TrainState) -> bool:
         """Whether a validation follows the step just done."""
-        whole_epochs = round(state.epochs_done)
-        return state.step == self.end_step or (
-            state.ends_epoch and whole_epochs % self.config.train.evaluate_every_epochs == 0
-        )
+        return validation_is_due(self.config, state, self.end_step)
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         """See `Hook`. Metrics are summed over the workers, so all take the same decision."""
-        state.metric = None
+        state.metric, state.awaits_validation = None, False
         if not self.due(state):
             return
         started_at = time.perf_counter()
@@ -166,9 +165,10 @@ class ValidationHook:
 class CheckpointHook:
     """Saves a checkpoint every `train.checkpoint_every_steps` steps, or with every validation, and at the end.
 
-    With `train.keep_best` every validation saves one too, so that the best has one. What must see the weights happens
-    between two steps; digests, upload and pruning go on beside the next ones. A save first waits for the upload of the
-    one before, so at most one is under way, and what was saved before that one is complete on all workers.
+    With `train.keep_best` every validation saves one too, so that the best has one; a background one always does. What
+    must see the weights happens between two steps; digests, upload and pruning go on beside the next ones. A save first
+    waits for the upload of the one before, so at most one is under way, and what was saved before that one is complete
+    on all workers.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class CheckpointHook:
         engine: Engine,
         context: WorkerContext,
         manifest: Manifest,
-        validation: ValidationHook,
+        validation: ValidationHook | BackgroundValidationHook,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -196,7 +196,10 @@ class CheckpointHook:
         every = self.config.train.checkpoint_every_steps
         ends = state.stop_reason is not None or state.step == self.validation.end_step
         due = every is not None and state.step % every == 0
-        due = due or ((every is None or self.config.train.keep_best > 0) and self.validation.due(state))
+        with_each = (
+            every is None or self.config.train.keep_best > 0 or self.config.evaluation.validation == "background"
+        )
+        due = due or (with_each and self.validation.due(state))
         if due or ends:
             self.save(state, meter)
         if ends:
@@ -218,7 +221,9 @@ class CheckpointHook:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         name = checkpoint_name(state.step)
-        self._upload = self.context.publish(folder, name, partial(self._upload_files, folder, name))
+        self._upload = self.context.publish(
+            folder, name, partial(self._upload_files, folder, name), state.awaits_validation
+        )
         self._saved_step = state.step
         if self.config.train.checkpoint_upload == "sync":
             self._wait_for_upload()
@@ -244,7 +249,8 @@ class CheckpointHook:
     def _prune(self) -> None:
         if self.context.rank == 0:
             train = self.config.train
-            prune_checkpoints(self.context.store, train.keep_checkpoints, train.keep_best)
+            results = read_results(self.context.run.validations_path)
+            prune_checkpoints(self.context.store, train.keep_checkpoints, train.keep_best, results)
 
     def _wait_for_upload(self) -> None:
         """Waits for the uploads of all workers; when one has failed, all raise, so that none waits for it later."""
@@ -314,9 +320,14 @@ def default_hooks(
     context: WorkerContext,
     tracker: Tracker | None,
     manifest: Manifest,
-    end_step: int,
-) -> tuple[LogHook, ValidationHook, CheckpointHook]:
-    """The hooks of a training run, in the order they run in."""
-    log = LogHook(config, engine, context, tracker, end_step)
-    validation = ValidationHook(config, engine, context, tracker, manifest, end_step)
+    guard: StepGuard,
+    state: TrainState,
+) -> tuple[LogHook, ValidationHook | BackgroundValidationHook, CheckpointHook]:
+    """The hooks of a training run that goes on from `state`, in the order they run in."""
+    log = LogHook(config, engine, context, tracker, context.end_step)
+    validation: ValidationHook | BackgroundValidationHook
+    if config.evaluation.validation == "background":
+        validation = BackgroundValidationHook(config, context, tracker, guard, state)
+    else:
+        validation = ValidationHook(config, engine, context, tracker, manifest, context.end_step)
     return log, validation, CheckpointHook(config, engine, context, manifest, validation)

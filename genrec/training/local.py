@@ -21,6 +21,7 @@ from genrec.training.background import in_background
 from genrec.training.checkpoint_store import store_of
 from genrec.training.context import WorkerContext
 from genrec.training.preemption import signals_as_notices
+from genrec.training.start import check_launcher
 from genrec.training.worker import run as run_worker
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     """Trains in this process; under `torchrun`, as one of its workers."""
+    check_launcher(config, "local")
     rank, workers = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     fewest, most = config.cluster.min_workers, config.cluster.max_workers
     if not fewest <= workers <= most:
@@ -46,7 +48,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
     def tables(start_step: int) -> Iterator[pa.Table]:
         return local_tables(plan, start_step=start_step, end_step=end_step, rank=rank, workers=workers)
 
-    def publish(folder: Path, name: str, upload: Callable[[], None]) -> Future[None]:
+    def publish(folder: Path, name: str, upload: Callable[[], None], _: bool) -> Future[None]:
         return in_background(
             upload, name=f"upload of {name}", finally_=lambda: shutil.rmtree(folder, ignore_errors=True)
         )

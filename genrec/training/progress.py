@@ -72,4 +72,8 @@ class _View:
         elif kind == "validation":
             metrics = "  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items() if "@10" in name)
             mark = "  (best)" if record["best"] else ""
-            self.progress.console.print(f"epoch {record['epoch']:.0f}  {metrics}{mark}", highlight=False)
+            late = f"  ({record['seconds_late']:.0f} s later)" if record.get("background") else ""
+            self.progress.console.print(f"epoch {record['epoch']:.0f}  {metrics}{mark}{late}", highlight=False)
+        elif kind == "validation_failed":
+            text = f"epoch {record['epoch']:.0f}  not validated: {record['problem']}"
+            self.progress.console.print(text, highlight=False, markup=False)

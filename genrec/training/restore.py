@@ -12,6 +12,7 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.errors import GenrecError, RunError, StorageError
+from genrec.training import validations
 from genrec.training.checkpoint import (
     drop_after,
     info_in,
@@ -26,6 +27,7 @@ from genrec.training.context import WorkerContext
 from genrec.training.engine import TAG, Engine
 from genrec.training.state import TrainState
 from genrec.training.universal import forget_universal, universal_state
+from genrec.training.validations import protocol_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +46,10 @@ def agreed_checkpoint(config: ExperimentConfig, context: WorkerContext) -> Path 
         try:
             point = resume_point(store, by_fetching, warn=logger.warning)
             drop_after(store, point)
-            prune_checkpoints(store, config.train.keep_checkpoints, config.train.keep_best)
             code = _NOTHING if point is None else read_info(store, point).step
+            validations.drop_after(context.run.validations_path, max(code, 0))
+            results = validations.read_results(context.run.validations_path)
+            prune_checkpoints(store, config.train.keep_checkpoints, config.train.keep_best, results)
         except (GenrecError, OSError) as error:
             code, refusal = _OUT_OF_REACH if isinstance(error, StorageError) else _REFUSED, error
     # Only rank 0 adds anything but 0.
@@ -86,7 +90,10 @@ def restore(
     else:
         universal = universal_state(folder, TAG, info.step, info.engine, logger.warning)
         engine.load_universal(universal)
-        context.all_reduce(torch.zeros(1))
+        context.all_reduce(torch.zeros(1))  # all have read it
         forget_universal(universal)
     forget(context.store)
+    if info.config is not None and protocol_of(info.config) != protocol_of(config.model_dump(mode="json")):
+        # Numbers of another protocol cannot be compared with those to come.
+        info.state.best_metric, info.state.best_step, info.state.validations_without_gain = None, None, 0
     return info.state

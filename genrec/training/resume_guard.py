@@ -22,7 +22,9 @@ FREE = (
     "data.max_rejected_fraction",
     "data.max_rejected_files",
     "data.prepared",
+    "evaluation.max_waiting_validations",
     "evaluation.users_per_batch",
+    "evaluation.validation_timeout_s",
     "faults",
     "train.checkpoint_dir",  # start.py looks whether the checkpoints are there
     "train.checkpoint_every_steps",

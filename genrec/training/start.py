@@ -26,6 +26,15 @@ from genrec.training.resume_guard import check_changes, keep_packing
 from genrec.training.versions import installed_versions
 
 
+def check_launcher(config: ExperimentConfig, launcher: str) -> None:
+    """Raises ConfigError when the config asks for what this launcher cannot do."""
+    if launcher == "local" and config.evaluation.validation == "background":
+        raise ConfigError(
+            "evaluation.validation=background needs the Ray launcher, which has a task to validate in; leave out "
+            "--launcher local, or set evaluation.validation=inline."
+        )
+
+
 def open_run_directory(
     config: ExperimentConfig, *, fresh: bool, say: Callable[[str], None], allow_change: Sequence[str] = ()
 ) -> RunDir:

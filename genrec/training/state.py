@@ -18,7 +18,10 @@ class TrainState:
     validations_without_gain: int = 0
     tracker_id: str | None = None
     metric: float | None = None
-    """Validation metric after exactly this step; None when this step was not followed by a validation."""
+    """Validation metric after exactly this step; None when this step was not followed by a validation, or when that
+    goes on in the background: validations.py has its result."""
+    awaits_validation: bool = False
+    """Whether a background validation of exactly this step's checkpoint was asked for."""
     ends_epoch: bool = field(default=False)
     """Whether the step just done was the last of its epoch."""
     stop_reason: str | None = None

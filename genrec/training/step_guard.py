@@ -54,6 +54,10 @@ class StepGuard:
         """Whether a worker has been told to leave, as far as all of them know."""
         self.asks_cluster = False
         """Whether all workers ask the cluster after this step."""
+        self.asks_to_stop = False
+        """Set by worker 0 when results that only it has seen end the run."""
+        self.told_to_stop = False
+        """The same, as far as all workers know."""
         self._notice = notice_of_process()
         self._path = context.run.root / POISONED_FILE
         known = read_metrics(self._path)
@@ -105,11 +109,12 @@ class StepGuard:
     def _exchange_notices(self) -> None:
         """Starts to sum this step's notices, and takes those of the step before; a single worker takes its own."""
         asks = self.context.rank == 0 and self._notice.ask_is_due()
-        started = self.context.start_all_reduce(torch.tensor([float(self._notice.given), float(asks)]))
+        votes = [float(self._notice.given), float(asks), float(self.asks_to_stop)]
+        started = self.context.start_all_reduce(torch.tensor(votes))
         ready = started if self.context.workers == 1 else self._notices
         self._notices = started
         if ready is not None:
-            self.told_to_leave, self.asks_cluster = (bool(vote) for vote in ready().tolist())
+            self.told_to_leave, self.asks_cluster, self.told_to_stop = (bool(vote) for vote in ready().tolist())
 
     def _as_worker_0(self, steps: set[int]) -> set[int]:
         """What worker 0 has read: workers that read a shared file system at different moments must not disagree."""

@@ -64,7 +64,8 @@ class Sender:
         try:
             run = self._start()
             while (record := self._waiting.get()) is not None:
-                run.log(_flat(record), step=record.get("step"))
+                # Weights & Biases drops what is older than its newest step; a late line has its step as a value.
+                run.log(_flat(record), step=None if record.get("background") else record.get("step"))
             run.finish()
         except Exception as error:  # the tracker's own failures, whatever they are, must not end training
             self._failed = True
@@ -120,7 +121,7 @@ def _start_wandb(config: ExperimentConfig, folder: Path, run_id: str) -> Any:
     import wandb
 
     has_key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").is_file()
-    return wandb.init(
+    run = wandb.init(
         project=config.tracking.wandb_project,
         name=config.name,
         id=run_id,
@@ -129,10 +130,14 @@ def _start_wandb(config: ExperimentConfig, folder: Path, run_id: str) -> Any:
         config=config.model_dump(mode="json"),
         mode=os.environ.get("WANDB_MODE") or ("online" if has_key else "offline"),  # type: ignore[arg-type]
     )
+    if config.evaluation.validation == "background":
+        run.define_metric("validation/*", step_metric="validation/step")
+    return run
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """Nested metrics as `kind/name`, the way Weights & Biases groups panels."""
     kind = record.get("kind", "run")
     nested = {f"{kind}/{k}": v for k, v in record.get("metrics", {}).items()}
-    return nested | {f"{kind}/{k}": v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
+    own_step = () if record.get("background") else ("step",)
+    return nested | {f"{kind}/{k}": v for k, v in record.items() if isinstance(v, int | float) and k not in own_step}

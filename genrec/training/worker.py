@@ -16,6 +16,7 @@ from genrec.data.stream import worker_batches
 from genrec.data.target_actions import target_codes
 from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.models.build import build_model
+from genrec.training.background_validation import catch_up
 from genrec.training.context import WorkerContext
 from genrec.training.engine import Engine, build_engine
 from genrec.training.hooks import PreemptionHook, default_hooks
@@ -46,6 +47,7 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     engine = build_engine(config, model, workers=context.workers, device=context.device)
     phases["engine"] = time.time() - context.started_at_s
     state = restore(checkpoint, config, engine, context, manifest)
+    catch_up(state, config, context)
     tracker = start_tracker(config, context.run.metrics_path, state.tracker_id) if context.rank == 0 else None
     if tracker is not None:
         state.tracker_id = tracker.id
@@ -56,6 +58,8 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     finally:
         if tracker is not None:
             tracker.close()
+    if config.evaluation.validation == "background":
+        return  # the last ones still run; the driver goes on when they are done (cluster/validation.py)
     evaluate_run(
         context.run,
         ("validation", "test"),
@@ -86,13 +90,13 @@ def _train(
     )
     watchdog = Watchdog(context.run, context.rank, config.faults)
     batches = watchdog.watch(batches)
-    log, validation, checkpoint = default_hooks(config, engine, context, tracker, manifest, context.end_step)
+    guard, notice = StepGuard(config, context, state), notice_of_process()
+    log, validation, checkpoint = default_hooks(config, engine, context, tracker, manifest, guard, state)
     hooks: list[Hook] = [log, watchdog.pausing(validation), watchdog.pausing(checkpoint)]
     if config.train.log_windows:
         windows = WindowLogHook(context.run, context.rank, config.batch.micro_batches_per_step)
         batches = windows.watch(batches)
         hooks.insert(0, windows)  # a checkpoint must not count what is not written down
-    guard, notice = StepGuard(config, context, state), notice_of_process()
     hooks += [start, watchdog.pausing(PreemptionHook(guard, notice, checkpoint))]
     with notice.listening(context.ask_cluster), watchdog.running():
         try:

@@ -122,6 +122,11 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
             "raise zero_stage",
         ),
         (["train.max_epochs=null"], "train: one of max_epochs and max_steps must be set", "add train.max_epochs=10"),
+        (
+            ["evaluation.validation=background", "engine={zero_stage: 0, precision: bf16}"],
+            "evaluation.validation (background) cannot read the checkpoints of engine.zero_stage 0",
+            "use zero_stage 1, 2 or 3",
+        ),
         (["evaluation.metric=ndcg@7"], "evaluation: metric 'ndcg@7' needs its cut-off in ks [1, 5, 10, 50]", "add it"),
         (["evaluation.ks=[10,10]"], "evaluation: ks [10, 10] must be different positive integers", "remove the odd"),
         (

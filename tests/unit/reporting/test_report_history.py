@@ -63,6 +63,30 @@ def test_the_best_validation_is_the_last_that_is_marked(tmp_path: Path) -> None:
     assert best.step == 120
 
 
+def test_a_late_line_stands_at_its_own_step_and_only_the_highest_of_the_marked_is_best(tmp_path: Path) -> None:
+    """In the background, step 20 arrives after step 30, which was the best until then, and after a restart."""
+    late = validation_record(20, best=True) | {"metrics": {"ndcg@10": 0.5}, "background": True}
+    records = [
+        start_record(0),
+        *(train_record(step) for step in (10, 20, 30)),
+        start_record(30, resumed=True),
+        validation_record(30, best=True) | {"metrics": {"ndcg@10": 0.4}, "background": True},
+        train_record(40),
+        {"kind": "validation_failed", "step": 10, "problem": "it took longer"},
+        late,
+    ]
+    history = read(tmp_path, records)
+    assert [validation.step for validation in history.validations] == [20, 30]
+    assert history.last_step == 40
+    assert [start.num_repeated_steps for start in history.starts] == [0, 0]
+    best = history.best_validation("ndcg@10")
+    assert best is not None
+    assert best.step == 20
+    unknown = history.best_validation("hr@7")  # no number to compare, so the run's own word counts
+    assert unknown is not None
+    assert unknown.step == 30
+
+
 def test_without_a_mark_the_highest_metric_is_best(tmp_path: Path) -> None:
     best = read(tmp_path, [validation_record(step) for step in (60, 1_300, 4_000)]).best_validation("ndcg@10")
     assert best is not None

@@ -129,6 +129,18 @@ def test_a_new_run_begins_with_the_weights_of_another(config) -> None:
     assert lines(longer, "start")[-1]["step"] > 0
 
 
+def test_the_best_under_another_protocol_is_no_bar(config) -> None:
+    """HR@10 is larger than NDCG@10, so without starting anew no validation could ever be the best again."""
+    first = config("evaluation.metric=hr@10")
+    train(first)
+    longer = config("evaluation.metric=ndcg@10", "train.max_epochs=5")
+    allow = ["evaluation.metric", "train.max_epochs"]
+    fit(longer, open_run_directory(longer, fresh=False, say=lambda _: None, allow_change=allow), time.time())
+    last = lines(longer, "validation")[-1]
+    assert last["best"]
+    assert last["metrics"]["ndcg@10"] < max(line["metrics"]["hr@10"] for line in lines(longer, "validation")[:-1])
+
+
 class FileEngine:
     """Writes one small file."""
 
@@ -150,7 +162,8 @@ class Worker:
     """One of two workers: what worker 0 says arrives as `told`, and what this one says is kept."""
 
     def __init__(self, config: ExperimentConfig, rank: int, told: int = 0) -> None:
-        self.store = store_of(config, run_dir_of(config))
+        self.run = run_dir_of(config)
+        self.store = store_of(config, self.run)
         self.rank = rank
         self.told = told
         self.said: list[int] = []

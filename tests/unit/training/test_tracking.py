@@ -17,10 +17,10 @@ class RemoteRun:
 
     def __init__(self, fails: str = "") -> None:
         self.fails = fails
-        self.lines: list[tuple[int, dict[str, float]]] = []
+        self.lines: list[tuple[int | None, dict[str, float]]] = []
         self.finished = False
 
-    def log(self, values: dict[str, float], step: int) -> None:
+    def log(self, values: dict[str, float], step: int | None) -> None:
         if self.fails == "log":
             raise ConnectionError("the service is gone")
         if self.fails == "for ever":
@@ -73,6 +73,18 @@ def test_every_line_is_sent_in_order_and_the_run_is_finished(tmp_path, warnings_
     assert run.lines == [(step, {"train/hr@10": 0.25, "train/loss": 0.5}) for step in range(5)]
     assert run.finished
     assert warnings_said == []
+
+
+def test_a_late_line_has_its_step_as_a_value(tmp_path, warnings_said) -> None:
+    """Weights & Biases drops what is logged for a step before its newest."""
+    run = RemoteRun()
+    tracker = Tracker(tmp_path / "metrics.jsonl", Sender(lambda: run, "id"))
+    tracker.log({"kind": "train", "step": 30, "loss": 0.5})
+    tracker.log({"kind": "validation", "step": 20, "background": True, "metrics": {"hr@10": 0.25}})
+    tracker.close()
+    late = {"validation/hr@10": 0.25, "validation/step": 20, "validation/background": True}
+    assert run.lines == [(30, {"train/loss": 0.5}), (None, late)]
+    assert steps_in(tmp_path / "metrics.jsonl") == [30, 20]
 
 
 @pytest.mark.parametrize("fails", ["log", "finish"])
