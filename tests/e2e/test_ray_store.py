@@ -28,19 +28,19 @@ def kill_a_worker(command: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(2_400)
 @pytest.mark.usefixtures("cpu_op")
 def test_a_run_with_a_storage_goes_on_after_a_killed_worker_and_a_storage_that_was_gone(project: Path) -> None:
     run, store = project / "runs" / "stored", project / "bucket" / "stored"
     command_line = (*RAY, f"train.checkpoint_dir={(project / 'bucket').as_uri()}")
     with start(project, *command_line) as command:
-        wait_until(lambda: len(steps(store)) >= 1 and len(losses(run)) >= 50, command)
+        wait_until(lambda: len(steps(store)) >= 1 and len(losses(run)) >= 50, command, timeout_s=480)
         kill_a_worker(command.pid)
-        wait_until(lambda: len(records(run, "start")) == 2, command)
+        wait_until(lambda: len(records(run, "start")) == 2, command, timeout_s=480)
         resumed_at = records(run, "start")[1]["step"]
         assert resumed_at >= 20
         assert resumed_at % 20 == 0
-        wait_until(lambda: max(losses(run)) >= resumed_at + 50, command)
+        wait_until(lambda: max(losses(run)) >= resumed_at + 50, command, timeout_s=480)
         kill_a_worker(command.pid)  # one failure more than the run may have
         command.wait(300)
         assert command.returncode == 1, (project / "started.log").read_text()[-3000:]
@@ -66,7 +66,7 @@ def test_a_run_with_a_storage_goes_on_after_a_killed_worker_and_a_storage_that_w
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(2_400)
 def test_a_storage_that_fails_costs_restarts_and_then_ends_the_run_with_a_sentence(project: Path) -> None:
     run, store = project / "runs" / "stored", project / "bucket" / "stored"
     overrides = (
@@ -75,7 +75,7 @@ def test_a_storage_that_fails_costs_restarts_and_then_ends_the_run_with_a_senten
         "train.max_epochs=100",
     )
     with start(project, *RAY, *overrides) as command:
-        wait_until(lambda: len(steps(store)) >= 1, command)
+        wait_until(lambda: len(steps(store)) >= 1, command, timeout_s=480)
         store.rename(project / "away")
         store.write_text("a file where the storage was")
         command.wait(300)
