@@ -8,7 +8,6 @@ import secrets
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -69,9 +68,9 @@ class Cluster:
             self.stop()
             self.start_node(HEAD)
             missing = list(range(1, self.num_nodes))
-        # On one address, nodes that start at the same moment take each other's ports.
-        with ThreadPoolExecutor(max_workers=1 if self.network.missing else self.num_nodes) as pool:
-            list(pool.map(self.start_node, missing))
+        # One after another: nodes that start at the same moment take each other's ports and sockets.
+        for node in missing:
+            self.start_node(node)
 
     def start_node(self, node: int) -> None:
         """Starts one node; returns when the cluster knows it. Raises RuntimeError when it does not come up."""

@@ -58,8 +58,8 @@ Inject = Callable[[Target, Random], Harm]
 class Kind:
     """A kind of fault.
 
-    It may throw a run back by `intervals` between checkpoints: two where it takes the newest away, or where the run goes
-    on for a while with a checkpoint that cannot be written.
+    It may throw a run back by `intervals` between checkpoints: two where it takes the newest away, or where the run
+    goes on for a while with a checkpoint that cannot be written.
     """
 
     name: str

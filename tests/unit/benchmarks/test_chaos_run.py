@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+
+from chaos_run import RunLostError, SupervisedRun, last_line, last_step
+from genrec.run_dir import RunDir
+
+
+def line(kind: str, step: int) -> str:
+    return json.dumps({"kind": kind, "step": step, "time_s": float(step)}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", (0, 0.0)),
+        (line("start", 0), (0, 0.0)),
+        (line("train", 7) + line("validation", 7), (7, 7.0)),
+        (line("train", 7) + '{"kind": "train", "st', (7, 7.0)),  # still being written
+        (line("train", 7) + '{"kind": "tra\n' + line("start", 7), (7, 7.0)),  # cut by a full disk
+        ("".join(line("train", step) for step in range(1, 1_000)), (999, 999.0)),
+    ],
+)
+def test_the_last_step_of_a_growing_file(tmp_path: Path, text: str, expected: tuple[int, float]) -> None:
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert last_step(tmp_path / "metrics.jsonl") == expected
+
+
+def test_without_a_file_nothing_is_done(tmp_path: Path) -> None:
+    assert last_step(tmp_path / "metrics.jsonl") == (0, 0.0)
+
+
+def test_the_last_line_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    log.write_text("one\nError: the disk is full\n\n")
+    assert last_line(log) == "Error: the disk is full"
+
+
+class _Cluster:
+    """A cluster without nodes, which counts how often it was made whole."""
+
+    address = "none"
+    network = SimpleNamespace(inside=lambda node: [])
+
+    def __init__(self) -> None:
+        self.starts = 0
+
+    def environment(self, place: str) -> dict[str, str]:
+        return {}
+
+    def start(self) -> None:
+        self.starts += 1
+
+
+def supervised(folder: Path, *command: str) -> SupervisedRun:
+    return SupervisedRun(_Cluster(), None, command, RunDir(folder / "run"), folder / "run.log")  # type: ignore[arg-type]
+
+
+def test_a_command_that_ends_well_is_run_once(tmp_path: Path) -> None:
+    run = supervised(tmp_path, "config", "configs/chaos.yaml")
+    run.carry_out([], Random(1), max_s=60)
+    assert run.num_commands == 1
+    assert "name: chaos" in (tmp_path / "run.log").read_text()
+
+
+def test_a_command_that_fails_is_run_again_until_time_is_up(tmp_path: Path) -> None:
+    run = supervised(tmp_path, "config", "configs/none.yaml")
+    with pytest.raises(RunLostError, match="--max-minutes"):
+        run.carry_out([], Random(1), max_s=6)
+    assert run.num_commands > 1
