@@ -74,19 +74,26 @@ def run_both(setting: Setting, rng: Random, cluster: Cluster, volume: Volume, ou
         command = ["train", CONFIG, *setting.overrides, f"name={name}", f"runs_dir={volume.folder}"]
         log, started_at = out / f"{name}.log", time.monotonic()
         log.unlink(missing_ok=True)
-        run = SupervisedRun(cluster, volume, command, RunDir(volume.folder / name), log)
+        run = SupervisedRun(cluster, volume, command, RunDir(volume.folder / name), log, interval_of(setting.config))
         try:
             run.carry_out(planned, rng, setting.max_s)
         except RunLostError as error:
             lost = f"The {name} run was lost: {error}"
             print(lost, flush=True)
-        finally:
-            shutil.copytree(volume.folder / name, out / name, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            cluster.stop()  # its workers may still be writing what is copied now
+        if run.run.root.is_dir():
+            shutil.copytree(run.run.root, out / name)
         print(f"{name} run: {time.monotonic() - started_at:.0f} s, {run.num_commands} commands", flush=True)
         if lost:
             break
     assert run is not None
     return run, lost
+
+
+def interval_of(config: ExperimentConfig) -> int:
+    """Steps between two checkpoints."""
+    assert config.train.checkpoint_every_steps is not None, f"{CONFIG} says train.checkpoint_every_steps"
+    return config.train.checkpoint_every_steps
 
 
 def planned_windows(config: ExperimentConfig, end_step: int) -> Iterator[Record]:
@@ -100,8 +107,8 @@ def judge(setting: Setting, run: SupervisedRun, lost: str, out: Path, setup: Rec
     """The verdict, from the copies of both run directories."""
     config = setting.config
     end_step = config.train.max_steps
-    interval = config.train.checkpoint_every_steps
-    assert end_step is not None and interval is not None
+    interval = interval_of(config)
+    assert end_step is not None
     calm, chaos = RunDir(out / "calm"), RunDir(out / "chaos")
     problems = [lost] if lost else []
     medians: dict[str, Any] = {"setup": setup, "interval": interval, "end_step": end_step}
@@ -186,13 +193,8 @@ def chaos(arguments: argparse.Namespace) -> Result:
 def _setting(arguments: argparse.Namespace, kinds: tuple[Kind, ...]) -> Setting:
     overrides = [*arguments.overrides, f"train.max_steps={arguments.steps}"]
     config = load_config(ROOT / CONFIG, overrides)
-    assert config.train.checkpoint_every_steps is not None
     planned = schedule(
-        kinds,
-        arguments.faults,
-        steps=arguments.steps,
-        interval=config.train.checkpoint_every_steps,
-        rng=Random(arguments.seed),
+        kinds, arguments.faults, steps=arguments.steps, interval=interval_of(config), rng=Random(arguments.seed)
     )
     return Setting(overrides, config, planned, arguments.max_minutes * 60)
 

@@ -25,11 +25,13 @@ class NotNow(Exception):  # it is no error: the fault is tried again a moment la
 
 
 class Harm(NamedTuple):
-    """What a fault has done; `lift` undoes what lasts, after `lasts_s` seconds at the latest."""
+    """What a fault has done; `lift` undoes what lasts, after `lasts_s` seconds."""
 
     what: str
     lasts_s: float = 0.0
     lift: Callable[[], object] = lambda: None
+    until_struck: bool = False
+    """It lasts on until the run has stopped moving, or has written checkpoints in spite of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +107,19 @@ def restart_head(target: Target, rng: Random) -> Harm:
 def fill_disk(target: Target, rng: Random) -> Harm:
     """No space is left where the run directory is."""
     num_bytes, lasts_s = target.volume.fill(), rng.uniform(15, 40)
-    return Harm(f"disk full for up to {lasts_s:.0f} s ({num_bytes:,} bytes taken)", lasts_s, target.volume.empty)
+    return Harm(f"disk full ({num_bytes:,} bytes taken)", lasts_s, target.volume.empty, until_struck=True)
 
 
 def refuse_uploads(target: Target, rng: Random) -> Harm:
     """Where checkpoints go, every write fails for some seconds."""
     folder, lasts_s = target.run.checkpoints_path, rng.uniform(5, 15)
     target.volume.refuse_writes(folder)
-    return Harm(f"checkpoints read-only for up to {lasts_s:.0f} s", lasts_s, lambda: target.volume.allow_writes(folder))
+    return Harm(
+        "the folder of the checkpoints read-only",
+        lasts_s,
+        lambda: target.volume.allow_writes(folder),
+        until_struck=True,
+    )
 
 
 def cut_shard(target: Target, rng: Random) -> Harm:

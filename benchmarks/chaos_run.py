@@ -23,6 +23,8 @@ LOOK_EVERY_S = 0.2
 STALL_S = 300.0
 """Without a trained step for this long the run counts as hung, and the command is ended. What takes longest is a start
 of the command on a busy machine (about 60 s), after the 90 s of `faults.pause_timeout_s`."""
+QUIET_S = 10.0
+"""Without a trained step for this long a fault of the disk has struck: the run has broken and is being restarted."""
 TAIL_BYTES = 8_192
 
 
@@ -51,9 +53,13 @@ class Injected:
 class SupervisedRun:
     """One run, from an empty run directory to its end."""
 
-    def __init__(self, cluster: Cluster, volume: Volume, command: Sequence[str], run: RunDir, log: Path) -> None:
-        """`command` are the words after `genrec`; what it prints is appended to `log`."""
+    def __init__(
+        self, cluster: Cluster, volume: Volume, command: Sequence[str], run: RunDir, log: Path, interval: int
+    ) -> None:
+        """`command` are the words after `genrec`; what it prints is appended to `log`. A checkpoint comes every
+        `interval` steps."""
         self.run = run
+        self._interval = interval
         self.faults: list[Injected] = []
         self.num_commands = 0
         self._cluster = cluster
@@ -63,6 +69,7 @@ class SupervisedRun:
         self._process: subprocess.Popen[bytes] | None = None
         self._harm: tuple[Harm, float] | None = None
         self._last: tuple[int, float] = (0, 0.0)
+        self._said_before = 0
         self._moved_at = time.monotonic()
 
     def carry_out(self, planned: Sequence[Planned], rng: Random, max_s: float) -> None:
@@ -80,7 +87,6 @@ class SupervisedRun:
             while not self._look(deadline):
                 pass
         finally:
-            self._lift()
             self._kill_command()
 
     def _look(self, deadline: float) -> bool:
@@ -88,7 +94,7 @@ class SupervisedRun:
         time.sleep(LOOK_EVERY_S)
         if time.monotonic() > deadline:
             raise RunLostError("The run took longer than --max-minutes.")
-        if self._harm is not None and time.monotonic() > self._harm[1]:
+        if self._harm is not None and self._is_over(*self._harm):
             self._lift()
         assert self._process is not None
         code = self._process.poll()
@@ -97,7 +103,7 @@ class SupervisedRun:
         if code is not None:
             self._lift()
             self._cluster.start()
-            text = f"exit code {code}: {last_line(self._log)}" if code > 0 else f"signal {-code}"
+            text = f"exit code {code}: {last_words(self._log, self._said_before)}" if code > 0 else f"signal {-code}"
             print(f"  the command ended with {text}; it is run again", flush=True)
             if self.faults:
                 self.faults[-1].exits.append(text)
@@ -127,6 +133,13 @@ class SupervisedRun:
         print(f"fault {len(self.faults)} at step {step} (checkpoint {checkpoint}): {harm.what}", flush=True)
         return True
 
+    def _is_over(self, harm: Harm, ends_at: float) -> bool:
+        if time.monotonic() < ends_at:
+            return False
+        # The second checkpoint after the fault tells of the first, should that be uploaded in the background.
+        wrote_two = self._done() >= self.faults[-1].at_step + 2 * self._interval
+        return not harm.until_struck or wrote_two or time.monotonic() - self._moved_at > QUIET_S
+
     def _lift(self) -> None:
         if self._harm is None:
             return
@@ -145,6 +158,7 @@ class SupervisedRun:
         environment = {**self._cluster.environment("command"), "RAY_ADDRESS": self._cluster.address}
         genrec = str(Path(sys.executable).with_name("genrec"))
         with self._log.open("ab") as log:
+            self._said_before = log.tell()
             self._process = subprocess.Popen(
                 [*self._cluster.network.inside(HEAD), genrec, *self._command],
                 cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -179,7 +193,11 @@ def _parse(line: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def last_line(log: Path) -> str:
-    """The last line that a command has printed."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "it printed nothing"
+def last_words(log: Path, start: int) -> str:
+    """What a command said last: genrec's own sentence, or else the last line after byte `start` of its log."""
+    text = log.read_bytes()[start:].decode("utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    sentences = [line for line in lines if line.startswith("Error: ")]
+    if sentences:
+        return sentences[-1][:500]
+    return f"no sentence, and last {lines[-1][:200]!r}" if lines else "it said nothing"

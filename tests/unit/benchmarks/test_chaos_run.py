@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chaos_run import RunLostError, SupervisedRun, last_line, last_step
+from chaos_run import RunLostError, SupervisedRun, last_step, last_words
 from genrec.run_dir import RunDir
 
 
@@ -33,10 +33,18 @@ def test_without_a_file_nothing_is_done(tmp_path: Path) -> None:
     assert last_step(tmp_path / "metrics.jsonl") == (0, 0.0)
 
 
-def test_the_last_line_of_a_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Error: the disk is full\nray says more\n\n", "Error: the disk is full"),
+        ("one\n  two\n", "no sentence, and last 'two'"),
+        ("", "it said nothing"),
+    ],
+)
+def test_the_last_words_of_a_command(tmp_path: Path, text: str, expected: str) -> None:
     log = tmp_path / "run.log"
-    log.write_text("one\nError: the disk is full\n\n")
-    assert last_line(log) == "Error: the disk is full"
+    log.write_text("Error: of the command before\n" + text)
+    assert last_words(log, start=29) == expected
 
 
 class _Cluster:
@@ -56,7 +64,8 @@ class _Cluster:
 
 
 def supervised(folder: Path, *command: str) -> SupervisedRun:
-    return SupervisedRun(_Cluster(), None, command, RunDir(folder / "run"), folder / "run.log")  # type: ignore[arg-type]
+    log = folder / "run.log"
+    return SupervisedRun(_Cluster(), None, command, RunDir(folder / "run"), log, 25)  # type: ignore[arg-type]
 
 
 def test_a_command_that_ends_well_is_run_once(tmp_path: Path) -> None:
