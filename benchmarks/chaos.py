@@ -36,7 +36,7 @@ from chaos_judge import (
     losses,
     summary_of,
 )
-from chaos_machine import Network, Volume, kill_marked, remove_leftovers, scratch_folder
+from chaos_machine import ChaosError, Network, Volume, kill_marked, remove_leftovers, scratch_folder
 from chaos_report import fault_rows, markdown
 from chaos_run import RunLostError, SupervisedRun
 from genrec.config import ExperimentConfig, load_config
@@ -239,7 +239,12 @@ def main() -> None:
     arguments.faults = arguments.faults or size["faults"]
     arguments.steps = arguments.steps or size["steps"]
     signal.signal(signal.SIGTERM, _leave)
-    result = chaos(arguments)
+    try:
+        result = chaos(arguments)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: the cluster, its network and its disk are taken away; there is no result.")
+    except ChaosError as error:
+        sys.exit(f"Error: {error}")
     write_result(arguments.json, result)
     text = markdown(result)
     arguments.json.with_suffix(".md").write_text(text, encoding="utf-8")

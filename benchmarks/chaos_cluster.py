@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from chaos_machine import MARK, Network, kill_marked, marked_processes
+from chaos_machine import MARK, ChaosError, Network, kill_marked, marked_processes
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = 0
@@ -21,7 +21,7 @@ HEAD_CPUS = 1
 NODE_CPUS = 2
 OBJECT_STORE_BYTES = 160 * 2**20
 START_TIMEOUT_S = 120
-START_ATTEMPTS = 3
+START_ATTEMPTS = 6
 """`ray start` gives a node 30 s to appear, which a busy machine may miss."""
 
 
@@ -73,7 +73,7 @@ class Cluster:
             self.start_node(node)
 
     def start_node(self, node: int) -> None:
-        """Starts one node; returns when the cluster knows it. Raises RuntimeError when it does not come up."""
+        """Starts one node; returns when the cluster knows it. Raises ChaosError when it does not come up."""
         role = (
             ["--head", f"--port={self._port}", "--include-dashboard=false", f"--temp-dir={self._folder}"]
             if node == HEAD
@@ -102,7 +102,7 @@ class Cluster:
                     return
                 output = done.stdout + done.stderr
             self.kill_node(node)
-        raise RuntimeError(f"Node {node} did not start, {START_ATTEMPTS} times: {output[-2000:]}")
+        raise ChaosError(f"Node {node} did not start, {START_ATTEMPTS} times; Ray said last: {output.strip()[-500:]}")
 
     def is_up(self, node: int) -> bool:
         """Whether the node's raylet runs."""

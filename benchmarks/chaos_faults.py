@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from chaos_cluster import HEAD, Cluster
-from chaos_machine import Volume
+from chaos_machine import ChaosError, Volume
 from genrec.run_dir import RunDir
 from genrec.training.checkpoint import latest_checkpoint, read_info
 
@@ -166,12 +166,12 @@ def schedule(kinds: tuple[Kind, ...], num_faults: int, *, steps: int, interval: 
 
     The steps between the first two checkpoints and the last interval are cut into one stretch a fault; a fault comes at
     a random step of its stretch, but not within the last `interval + 5`, so that the run has a new checkpoint before
-    the next one and cannot be starved. Raises ValueError when the steps are too few for that.
+    the next one and cannot be starved. Raises ChaosError when the steps are too few for that.
     """
     first = 2 * interval + 5
     width = (steps - interval - first) // num_faults
     if width <= interval + 5:
-        raise ValueError(
+        raise ChaosError(
             f"{num_faults} faults need more than {first + interval + num_faults * (interval + 6)} steps with a "
             f"checkpoint every {interval}, and the run has {steps}; take fewer faults or more steps."
         )

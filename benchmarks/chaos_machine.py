@@ -21,6 +21,10 @@ COMMAND_TIMEOUT_S = 30
 KILL_TIMEOUT_S = 30
 
 
+class ChaosError(Exception):
+    """The harness cannot go on; a sentence that says why."""
+
+
 def marked_processes(owner: int | None = None, place: str | None = None) -> Iterator[tuple[int, psutil.Process]]:
     """(owner, process) of every process that a harness has started; of one `owner` and at one `place` when given."""
     for process in psutil.process_iter():
@@ -39,7 +43,7 @@ def kill_marked(owner: int, place: str | None = None) -> int:
     deadline = time.monotonic() + KILL_TIMEOUT_S
     while processes := [process for _, process in marked_processes(owner, place)]:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{len(processes)} processes of the chaos harness {owner} do not end after SIGKILL.")
+            raise ChaosError(f"{len(processes)} processes of the chaos harness {owner} do not end after SIGKILL.")
         for process in processes:
             killed.add(process.pid)
             try:
@@ -51,13 +55,13 @@ def kill_marked(owner: int, place: str | None = None) -> int:
 
 
 def run_tool(*command: str) -> str:
-    """What a tool of the system printed; raises RuntimeError with its own words when it fails."""
+    """What a tool of the system printed; raises ChaosError with its own words when it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RuntimeError(f"`{' '.join(command)}` did not run: {error}") from error
+        raise ChaosError(f"`{' '.join(command)}` did not run: {error}") from error
     if done.returncode:
-        raise RuntimeError(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()}")
+        raise ChaosError(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout
 
 
@@ -85,7 +89,7 @@ class Network:
         if self.missing is None:
             try:
                 self._make(num_nodes)
-            except RuntimeError as error:
+            except ChaosError as error:
                 remove_networks(owner)
                 self.missing = str(error)
 
@@ -102,7 +106,8 @@ class Network:
 
     def remove(self) -> None:
         """Takes the namespaces and the bridge away."""
-        remove_networks(self.owner)
+        if self.missing is None:
+            remove_networks(self.owner)
 
     @property
     def _subnet(self) -> str:
@@ -148,7 +153,7 @@ class Volume:
         if self.missing is None:
             try:
                 run_tool("mount", "-t", "tmpfs", "-o", f"size={num_bytes}", f"{PREFIX}{owner}", str(folder))
-            except RuntimeError as error:
+            except ChaosError as error:
                 self.missing = str(error)
 
     def fill(self) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 import chaos_faults
 from chaos_faults import KINDS, NotNow, Target, cut_shard, delete_checkpoint, schedule
+from chaos_machine import ChaosError
 from genrec.run_dir import RunDir
 
 
@@ -29,7 +30,7 @@ def test_a_schedule_is_a_function_of_its_seed() -> None:
 
 
 def test_too_many_faults_are_refused() -> None:
-    with pytest.raises(ValueError, match="take fewer faults or more steps"):
+    with pytest.raises(ChaosError, match="take fewer faults or more steps"):
         schedule(KINDS, 22, steps=700, interval=25, rng=Random(1))
 
 

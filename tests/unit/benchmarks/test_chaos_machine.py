@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos_machine import MARK, Volume, kill_marked, marked_processes, remove_leftovers
+from chaos_machine import MARK, Network, Volume, kill_marked, marked_processes, remove_leftovers
 
 WAIT_FOR_EVER = "import signal; print('up', flush=True); signal.pause()"
 
@@ -47,6 +47,16 @@ def test_processes_are_killed_by_place(marked: subprocess.Popen[bytes], dead_own
 def test_what_a_killed_harness_has_left_is_removed(marked: subprocess.Popen[bytes]) -> None:
     remove_leftovers()
     assert marked.wait(30) < 0
+
+
+def test_who_may_not_make_them_gets_neither_disk_nor_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1_000)
+    network, volume = Network(os.getpid(), 3), Volume(os.getpid(), tmp_path / "volume", 2**20)
+    assert network.missing == volume.missing == "this user is not root"
+    assert (network.address(2), network.inside(2)) == ("127.0.0.1", [])
+    assert volume.folder.is_dir()
+    network.remove()
+    volume.remove()
 
 
 @pytest.fixture

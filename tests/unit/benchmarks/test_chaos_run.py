@@ -48,7 +48,7 @@ def test_the_last_words_of_a_command(tmp_path: Path, text: str, expected: str) -
 
 
 class _Cluster:
-    """A cluster without nodes, which counts how often it was made whole."""
+    """A cluster without nodes, which can be made whole twice."""
 
     address = "none"
     network = SimpleNamespace(inside=lambda node: [])
@@ -61,6 +61,8 @@ class _Cluster:
 
     def start(self) -> None:
         self.starts += 1
+        if self.starts > 2:
+            raise RunLostError("that is enough")
 
 
 def supervised(folder: Path, *command: str) -> SupervisedRun:
@@ -70,13 +72,18 @@ def supervised(folder: Path, *command: str) -> SupervisedRun:
 
 def test_a_command_that_ends_well_is_run_once(tmp_path: Path) -> None:
     run = supervised(tmp_path, "config", "configs/chaos.yaml")
-    run.carry_out([], Random(1), max_s=60)
+    run.carry_out([], Random(1), max_s=250)
     assert run.num_commands == 1
     assert "name: chaos" in (tmp_path / "run.log").read_text()
 
 
-def test_a_command_that_fails_is_run_again_until_time_is_up(tmp_path: Path) -> None:
+def test_a_command_that_fails_is_run_again_on_a_whole_cluster(tmp_path: Path) -> None:
     run = supervised(tmp_path, "config", "configs/none.yaml")
+    with pytest.raises(RunLostError, match="that is enough"):
+        run.carry_out([], Random(1), max_s=250)
+    assert run.num_commands == 3
+
+
+def test_a_run_that_takes_too_long_is_lost(tmp_path: Path) -> None:
     with pytest.raises(RunLostError, match="--max-minutes"):
-        run.carry_out([], Random(1), max_s=6)
-    assert run.num_commands > 1
+        supervised(tmp_path, "config", "configs/chaos.yaml").carry_out([], Random(1), max_s=0)
