@@ -4,6 +4,7 @@ A fault does its harm at once. Some harm lasts (a full disk) and is lifted after
 has ended: then somebody would have looked.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,7 +18,6 @@ import psutil
 from chaos_cluster import HEAD, Cluster
 from chaos_machine import ChaosError, Volume
 from genrec.run_dir import RunDir
-from genrec.training.checkpoint import latest_checkpoint, read_info
 
 
 class NotNow(Exception):  # it is no error: the fault is tried again a moment later
@@ -44,13 +44,25 @@ class Target:
     kill_command: Callable[[], None]
 
     def newest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that counts, by its sizes."""
-        return latest_checkpoint(self.run.checkpoints_path, digests=False)
+        """The newest checkpoint that counts."""
+        folders = sorted(self.run.checkpoints_path.glob("step_*"), reverse=True)
+        return next((folder for folder in folders if is_complete(folder)), None)
 
     def checkpoint_step(self) -> int:
         """Where a run that died now would go on; 0 is the beginning."""
         newest = self.newest_checkpoint()
-        return 0 if newest is None else read_info(newest).step
+        return 0 if newest is None else int(newest.name.removeprefix("step_"))
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether every file of every worker is there with its size; read from the files, without the code on trial."""
+    try:
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        lists = [checkpoint / f"rank_{rank:05d}.json" for rank in range(state["workers"])]
+        files = {name: entry for path in lists for name, entry in json.loads(path.read_text(encoding="utf-8")).items()}
+        return all((checkpoint / name).stat().st_size == entry["num_bytes"] for name, entry in files.items())
+    except (OSError, ValueError):
+        return False  # still being written, or being deleted
 
 
 Inject = Callable[[Target, Random], Harm]

@@ -47,20 +47,25 @@ def target_of(folder: Path, workers: list[tuple[int, _Worker]], commands: list[s
 
 
 @pytest.fixture
-def newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder like a checkpoint's, which counts as the newest."""
-    folder = tmp_path / "checkpoints" / "step_00000050"
-    (folder / "engine").mkdir(parents=True)
-    (folder / "state.json").write_text("{}")
-    (folder / "engine" / "shard.pt").write_bytes(b"x" * 1_000)
-    monkeypatch.setattr(chaos_faults, "latest_checkpoint", lambda *_, **__: folder if folder.is_dir() else None)
-    return folder
+def newest(tmp_path: Path) -> Path:
+    """The newest checkpoint that counts; the one after it is still being written."""
+    for step, complete in ((50, True), (75, False)):
+        folder = tmp_path / "checkpoints" / f"step_{step:08d}"
+        (folder / "engine").mkdir(parents=True)
+        (folder / "state.json").write_text('{"workers": 1}')
+        (folder / "engine" / "shard.pt").write_bytes(b"x" * 1_000)
+        if complete:
+            (folder / "rank_00000.json").write_text('{"engine/shard.pt": {"num_bytes": 1000}}')
+    return tmp_path / "checkpoints" / "step_00000050"
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_cut_shard_is_followed_by_a_kill(newest: Path, tmp_path: Path, seed: int) -> None:
     worker, commands = _Worker(), []
-    harm = cut_shard(target_of(tmp_path, [(1, worker)], commands), Random(seed))
+    target = target_of(tmp_path, [(1, worker)], commands)
+    assert target.checkpoint_step() == 50
+    harm = cut_shard(target, Random(seed))
+    assert target.newest_checkpoint() is None
     assert (newest / "engine" / "shard.pt").stat().st_size == 500
     assert worker.killed != bool(commands)  # one of the two
     assert "shard.pt cut in half, then SIGKILL" in harm.what
