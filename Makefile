@@ -7,12 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 
 # DeepSpeed looks for the `ninja` executable on PATH, and tests run the `genrec` command.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu check format bench docs clean
+.PHONY: help install quickstart test test-slow test-gpu check format bench chaos docs clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ format: install ## Rewrite the code in the one format
 
 bench: install ## Measure throughput and overhead (benchmarks/README.md)
 	$(BIN)/python benchmarks/overhead.py
+
+chaos: install ## Break a training run on a small Ray cluster 22 times, half an hour (CHAOS_ARGS=--quick: 9 times)
+	$(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)
 
 docs: install ## Write the generated pages again
 	$(BIN)/python docs/config_reference.py
