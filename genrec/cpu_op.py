@@ -1,23 +1,30 @@
 """Compiles the C++ op through which DeepSpeed's CPU workers exchange data in shared memory, before any worker starts.
 
-DeepSpeed compiles it at the first `deepspeed.initialize` on a machine (about a minute on 2 cores), behind a lock file
-that a killed build leaves in place, so that every later worker waits for ever. Here it is compiled once, in a process
-of its own, under a time limit, and a lock that nobody holds is an error that names the file.
+DeepSpeed compiles it at the first `deepspeed.initialize` on a machine (about a minute on 2 cores). It compiles it, and
+loads what is compiled, behind a lock file that a killed process leaves in place: every later worker would wait for
+ever. Here it is compiled once, in a process of its own and under a time limit, and whoever compiles or loads it holds a
+lock (`op_folder_locked`) that ends with its process. A lock file that is found then has been left behind.
 
 This is not an import of DeepSpeed: the calling process stays free of it.
 """
 
 import contextlib
 import importlib.util
+import logging
 import os
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from genrec.errors import RunError
+from genrec.file_lock import locked
+
+logger = logging.getLogger(__name__)
 
 OP_NAME = "deepspeed_shm_comm"
 
@@ -76,18 +83,30 @@ def stale_lock() -> Path | None:
 def compile_cpu_op(timeout_s: float = 600.0) -> None:
     """Compiles the op if it is not compiled; returns within 0.1 s if it is, and at once where Linux is not.
 
-    Raises RunError when a tool is missing, the build fails or takes longer than `timeout_s`, or a stale lock is found.
+    Raises RunError when a tool is missing, or the build fails or takes longer than `timeout_s`.
     """
     if sys.platform != "linux":
         return
-    lock = stale_lock()
-    if lock is not None:
-        raise RunError(
-            f"A build of DeepSpeed's CPU op was killed and left its lock, so every worker would wait for ever; "
-            f"if no other machine is compiling in that folder, remove it: rm {lock}"
-        )
-    if is_compiled():
-        return
+    with op_folder_locked():
+        if not is_compiled():
+            _compile(timeout_s)
+
+
+@contextmanager
+def op_folder_locked() -> Iterator[None]:
+    """One process of this machine at a time compiles or loads the op; a lock file that a killed one left is removed.
+
+    Raises RunError when another one has it for more than half an hour.
+    """
+    with locked(build_folder().with_suffix(".genrec-lock"), "compiling or loading DeepSpeed's CPU op"):
+        lock = stale_lock()
+        if lock is not None:
+            logger.warning("%s was left by a process that was killed, and is removed.", lock)
+            lock.unlink(missing_ok=True)
+        yield
+
+
+def _compile(timeout_s: float) -> None:
     for tool, mend in (("g++", "apt-get install g++"), ("ninja", "pip install ninja")):
         if find_tool(tool) is None:
             raise RunError(

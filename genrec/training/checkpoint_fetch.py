@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from genrec.errors import RunError
+from genrec.file_lock import locked
 from genrec.training.checkpoint import WRONG_DIGEST, by_digest, by_size, list_name, listed_files, read_info
 from genrec.training.checkpoint_store import CheckpointStore
-from genrec.training.file_lock import locked
 
 _DONE = "fetched"
 _NUM_THREADS = 8

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from genrec.config import DeepSpeedConfig, ExperimentConfig, TorchConfig
+from genrec.cpu_op import op_folder_locked
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError, RunError
 from genrec.models.base import SequenceModel
@@ -278,7 +279,18 @@ def _import_deepspeed(device: torch.device) -> Any:
             "engine.name = 'deepspeed' needs the deepspeed package, which cannot be imported here "
             f"({error}); install it, or train with engine.name=torch."
         ) from error
+    if device.type == "cpu":
+        _load_cpu_op(deepspeed)
     return deepspeed
+
+
+def _load_cpu_op(deepspeed: Any) -> None:
+    """Loads the op that `deepspeed.initialize` would load, which finds it loaded: it has no lock that ends with us."""
+    builder = deepspeed.accelerator.get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
+        return
+    with op_folder_locked():
+        builder.load(verbose=False)
 
 
 def _nan_unless_finite(loss_sum: Tensor) -> Tensor:

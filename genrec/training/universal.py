@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec.errors import RunError
-from genrec.training.file_lock import locked
+from genrec.file_lock import locked
 
 KEYS = ("fp32", "exp_avg", "exp_avg_sq")
 """The master weight, and AdamW's moments."""

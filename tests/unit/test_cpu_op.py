@@ -5,12 +5,13 @@ The build itself is replaced by small Python programs, but for the tests that as
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from genrec import cpu_op as module
-from genrec.cpu_op import OP_NAME, build_folder, compile_cpu_op, find_tool, is_compiled, stale_lock
+from genrec.cpu_op import OP_NAME, build_folder, compile_cpu_op, find_tool, is_compiled, op_folder_locked, stale_lock
 from genrec.errors import RunError
 
 
@@ -70,15 +71,30 @@ def test_a_build_of_another_environment_does_not_count(folder: Path) -> None:
     assert not is_compiled()
 
 
-def test_a_lock_that_nobody_holds_is_named_with_the_mend(folder: Path) -> None:
-    # Even when the op is compiled: every worker takes the lock before it loads it.
+def test_a_lock_that_nobody_holds_is_removed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Even when the op is compiled: every worker takes the lock before it loads it, and would wait for ever.
     write_build(folder)
     lock = folder / "lock"
     lock.touch()
     assert stale_lock() == lock
-    with pytest.raises(RunError, match=f"rm {lock}$"):
-        compile_cpu_op()
-    assert lock.exists()
+    compile_cpu_op()
+    assert not lock.exists()
+    assert f"{lock} was left by a process that was killed" in caplog.text
+
+
+def test_a_lock_that_is_held_is_left_alone(folder: Path) -> None:
+    write_build(folder)
+    with (folder / "lock").open("w"), op_folder_locked():
+        assert (folder / "lock").exists()
+
+
+def test_one_process_at_a_time_has_the_folder(folder: Path) -> None:
+    code = "from genrec.cpu_op import op_folder_locked\nwith op_folder_locked(): print('in', flush=True)"
+    with op_folder_locked():
+        other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(3)
+    assert other.communicate(timeout=120)[0] == "in\n"
 
 
 def test_a_lock_that_a_process_holds_is_not_stale(folder: Path) -> None:
