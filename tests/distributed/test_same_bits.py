@@ -14,6 +14,7 @@ from genrec.config import ExperimentConfig
 from genrec.inference.export import read_export
 from genrec.run_dir import run_dir_of
 from genrec.training.checkpoint import latest_checkpoint
+from genrec.training.checkpoint_store import CheckpointStore
 
 EVERY, STEPS = 10, 150
 
@@ -44,7 +45,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path, write_prepared,
         )
 
     straight, killed = config("straight"), config("killed")
-    checkpoints = run_dir_of(killed).checkpoints_path
+    checkpoints = CheckpointStore(run_dir_of(killed).checkpoints_path)
 
     def kill_all(process_ids: list[int]) -> None:
         deadline = time.monotonic() + 300
@@ -55,7 +56,9 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path, write_prepared,
 
     ended = run_workers([killed], 2, meanwhile=kill_all, timeout_s=400)
     assert [worker.code for worker in ended] == [-signal.SIGKILL] * 2, ended
-    resumed_at = int(latest_checkpoint(checkpoints).name.removeprefix("step_"))
+    newest = latest_checkpoint(checkpoints)
+    assert newest is not None
+    resumed_at = int(newest.removeprefix("step_"))
     assert EVERY <= resumed_at < STEPS
     train_in_processes([killed, straight], 2, timeout_s=400)
     assert column(killed, "loss") == column(straight, "loss")

@@ -4,7 +4,8 @@ import pytest
 
 from genrec.errors import ConfigError
 from genrec.run_dir import run_dir_of
-from genrec.training.checkpoint import list_checkpoints, read_info
+from genrec.training.checkpoint import read_info
+from genrec.training.checkpoint_store import CheckpointStore
 from genrec.training.local import fit
 from genrec.training.start import open_run_directory
 
@@ -30,5 +31,5 @@ def test_a_number_outside_is_refused(monkeypatch, config, processes: int, worker
 def test_one_process_is_one_of_a_range(config) -> None:
     run = open_run_directory(config([1, 3]), fresh=False, say=lambda _: None)
     fit(config([1, 3]), run, 0.0)
-    (newest,) = list_checkpoints(run.checkpoints_path)[-1:]
-    assert read_info(newest).workers == 1
+    store = CheckpointStore(run.checkpoints_path)
+    assert read_info(store, store.names()[-1]).workers == 1
