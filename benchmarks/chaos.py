@@ -40,8 +40,10 @@ from chaos_machine import ChaosError, Network, Volume, kill_marked, remove_lefto
 from chaos_report import fault_rows, markdown
 from chaos_run import RunLostError, SupervisedRun
 from genrec.config import ExperimentConfig, load_config
+from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import make_plan
 from genrec.data.stream import local_tables
+from genrec.errors import GenrecError
 from genrec.run_dir import RunDir, read_metrics
 from genrec.training.window_log import trained_windows
 from result import Result, describe_machine, git_commit, installed_versions, write_result
@@ -204,6 +206,7 @@ def _possible_kinds(kinds: Sequence[Kind], volume: Volume) -> tuple[Kind, ...]:
 
 
 def _prepare(overrides: list[str], cluster: Cluster) -> None:
+    compile_cpu_op()  # a minute once, which would look like a run that stands still
     command = [str(Path(sys.executable).with_name("genrec")), "prepare", CONFIG, *overrides]
     environment = cluster.environment("prepare")
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=PREPARE_TIMEOUT_S)
@@ -243,7 +246,7 @@ def main() -> None:
         result = chaos(arguments)
     except KeyboardInterrupt:
         sys.exit("Interrupted: the cluster, its network and its disk are taken away; there is no result.")
-    except ChaosError as error:
+    except (ChaosError, GenrecError) as error:
         sys.exit(f"Error: {error}")
     write_result(arguments.json, result)
     text = markdown(result)
