@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GRACE = 2.0
-"""Ray's own time-out, in terms of the task's: it also counts the wait for a free CPU, and ends what never started."""
+START_S = 600.0
+"""What a task may wait for its CPUs and its process, besides its own time-out: the end of one that never starts."""
 
 MAX_RETRIES = 3
 """Times a task after the training is started again because its process was killed."""
@@ -52,7 +52,7 @@ def validation_config(config: ExperimentConfig, run_root: str) -> "ray.train.Val
     }
     return ValidationConfig(
         fn=_validate_reported,
-        task_config=ValidationTaskConfig(fn_kwargs=arguments, timeout_s=GRACE * timeout_s),
+        task_config=ValidationTaskConfig(fn_kwargs=arguments, timeout_s=timeout_s + START_S),
         ray_remote_kwargs=_resources(config) | {"max_retries": -1},
     )
 
@@ -76,14 +76,14 @@ def close_run(config: ExperimentConfig, run: RunDir) -> None:
             logger.info("%s still waits for its validation.", checkpoint)
             what = f"The validation of {checkpoint}"
             try:
-                _in_task(config, what, _validate, task._replace(name=name))
+                _in_task(config, what, _validate, task._replace(name=name), timeout_s)
             except RunError as error:
                 write_failure(run, checkpoint, str(error))
             books.look(state)
     finally:
         tracker.close()
     _check_validated(config, run, state)
-    _in_task(config, f"The final evaluation of {run.root}", _evaluate, task)
+    _in_task(config, f"The final evaluation of {run.root}", _evaluate, task, 2 * timeout_s)  # validation and test
 
 
 def _check_validated(config: ExperimentConfig, run: RunDir, state: TrainState) -> None:
@@ -128,20 +128,21 @@ def _evaluate(task: _Task) -> None:
     evaluate_run(RunDir(Path(task.run_root)), ("validation", "test"), device=_device(task.place))
 
 
-def _in_task(config: ExperimentConfig, what: str, function: Callable[[_Task], object], task: _Task) -> None:
+def _in_task(
+    config: ExperimentConfig, what: str, function: Callable[[_Task], object], task: _Task, limit_s: float
+) -> None:
     """`function(task)` as a Ray task with the resources of a validation; raises RunError when its process is killed
     again and again, or time is up, and the user's mistake as it is."""
     import ray
 
-    limit_s = GRACE * task.timeout_s
     running = ray.remote(call_task).options(**_resources(config), max_retries=MAX_RETRIES).remote(function, task)
     try:
-        _, mistake = ray.get(running, timeout=limit_s)
+        _, mistake = ray.get(running, timeout=limit_s + START_S)
     except ray.exceptions.GetTimeoutError as error:
         ray.cancel(running, force=True)
         raise RunError(
-            f"{what} took longer than {GRACE:g} * evaluation.validation_timeout_s ({limit_s:g} s); raise it, or "
-            "cluster.validation_cpus, and run the same command again."
+            f"{what} did not start within {START_S:g} s, or took longer than {limit_s:g} s; raise "
+            "evaluation.validation_timeout_s or cluster.validation_cpus, and run the same command again."
         ) from error
     except ray.exceptions.RayError as error:
         raise RunError(f"{what} failed on the cluster ({error}); run the same command again.") from error

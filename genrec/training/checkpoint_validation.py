@@ -25,7 +25,7 @@ from genrec.errors import RunError
 from genrec.evaluation.evaluate import evaluate
 from genrec.inference.export import write_export
 from genrec.models.base import SequenceModel
-from genrec.run_dir import RunDir
+from genrec.run_dir import RunDir, load_saved_config
 from genrec.training.checkpoint import CheckpointInfo, info_in
 from genrec.training.checkpoint_fetch import fetched
 from genrec.training.checkpoint_list import StoredCheckpoint
@@ -69,7 +69,7 @@ def validate_checkpoint(checkpoint: StoredCheckpoint, run: RunDir, device: torch
         return write_failure(run, checkpoint, f"its process was killed {MAX_TRIES} times; it may need more memory")
     try:
         with _at_most(timeout_s, give_up):
-            measured = _measure(checkpoint, device)
+            measured = _measure(checkpoint, run, device)
         return _publish(measured, run)
     except Exception as error:  # training goes on without it, and the run says why it has no metrics here
         logger.exception("%s could not be validated", checkpoint)
@@ -86,13 +86,16 @@ class _Measured(NamedTuple):
     result: Validated
 
 
-def _measure(checkpoint: StoredCheckpoint, device: torch.device) -> _Measured:
+def _measure(checkpoint: StoredCheckpoint, run: RunDir, device: torch.device) -> _Measured:
     started_at = time.perf_counter()
     with fetched(*checkpoint) as files:
         info = info_in(files)
         if info.config is None:
             raise RunError(f"{checkpoint} does not say its config, because an older genrec wrote it; train on from it.")
-        config = config_from_dict(info.config, f"the config in {checkpoint}")
+        # How it is evaluated may have been changed since; only what is measured alike can be compared.
+        evaluation = load_saved_config(run.config_path).evaluation
+        saved = config_from_dict(info.config, f"the config in {checkpoint}")
+        config = saved.model_copy(update={"evaluation": evaluation})
         manifest = load_manifest(config.data.prepared)
         if manifest.content_hash != info.content_hash:
             raise RunError(f"{config.data.prepared} holds another data set than {checkpoint} was trained on.")
@@ -106,7 +109,7 @@ def _measure(checkpoint: StoredCheckpoint, device: torch.device) -> _Measured:
         elapsed_s=info.state.elapsed_s,
         saved_s=info.time_s or time.time(),
         done_s=time.time(),
-        protocol=protocol_of(info.config),
+        protocol=protocol_of(config.model_dump(mode="json")),
         metric=metric,
         metrics=measured.metrics,
         num_users=measured.num_users,
@@ -120,7 +123,8 @@ def _publish(measured: _Measured, run: RunDir) -> Validated:
     model, config, manifest, info, result = measured
     with _alone(run.validations_path / "export.lock"):
         others = read_results(run.validations_path, known=[result.step]).values()
-        if best_of([*others, result], result.protocol, info.state)[1] == result.step:
+        before = info.state if protocol_of(info.config) == result.protocol else None
+        if best_of([*others, result], result.protocol, before)[1] == result.step:
             weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
             said = export_info(info.state, config.evaluation.metric, manifest.content_hash, manifest.actions)
             write_export(run.export_path, weights, config, Path(config.data.prepared) / ITEMS_FILE, said)

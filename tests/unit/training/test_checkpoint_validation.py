@@ -155,6 +155,19 @@ def test_a_better_metric_of_the_same_protocol_alone_keeps_it_from_being_exported
     assert run.export_path.exists() == (metric_name != "ndcg@10")
 
 
+def test_it_is_measured_as_the_run_measures_now(config, run) -> None:
+    """The metric was changed while checkpoints waited: the old metric must not decide about the export any more."""
+    evaluation = config.evaluation.model_copy(update={"metric": "hr@10", "max_validation_users": 20})
+    RunDir(run.root).create(config.model_copy(update={"evaluation": evaluation}))
+    for path in list_checkpoints(run.checkpoints_path):
+        change_state(path, best_metric=1.0, best_step=0)  # by the old metric
+    result = validate(run, list_checkpoints(run.checkpoints_path)[0])
+    assert result.protocol == ["hr@10", True, 20]
+    assert (result.metric, result.num_users) == (result.metrics["hr@10"], 20)
+    info = read_export(run.export_path).info
+    assert (info["metric"], info["value"]) == ("hr@10", result.metric)
+
+
 def test_a_damaged_checkpoint_is_a_problem_and_not_an_end(run) -> None:
     first, second, *_ = folders(run)
     content = bytearray((first / "torch.pt").read_bytes())

@@ -136,11 +136,14 @@ def test_a_vote_of_another_worker_counts(tmp_path, write_prepared, make_config, 
     # Stands for the process group: the other worker has seen too large a norm, and has been told to leave.
     votes = [torch.tensor(1.0)]
     monkeypatch.setattr(WorkerContext, "all_reduce", lambda _, values: values + votes.pop() if votes else values)
-    monkeypatch.setattr(WorkerContext, "start_all_reduce", lambda _, values: lambda: values + torch.tensor([1.0, 0.0]))
+    others = torch.tensor([1.0, 0.0, 1.0])  # worker 0 has also seen results that end the run
+    monkeypatch.setattr(WorkerContext, "start_all_reduce", lambda _, values: lambda: values + others)
     assert not step(guard, 1.0, 1.0)
-    assert not guard.told_to_leave  # nobody waits for the sum
+    assert not (guard.told_to_leave or guard.told_to_stop)  # nobody waits for the sum
     assert step(guard, 1.0, 1.0)
     assert guard.told_to_leave
+    assert guard.told_to_stop
+    assert not guard.asks_cluster
 
 
 def test_a_signal_is_voted_on(guard_with) -> None:
