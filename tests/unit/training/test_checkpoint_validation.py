@@ -159,9 +159,9 @@ def test_it_is_measured_as_the_run_measures_now(config, run) -> None:
     """The metric was changed while checkpoints waited: the old metric must not decide about the export any more."""
     evaluation = config.evaluation.model_copy(update={"metric": "hr@10", "max_validation_users": 20})
     RunDir(run.root).create(config.model_copy(update={"evaluation": evaluation}))
-    for path in list_checkpoints(run.checkpoints_path):
+    for path in folders(run):
         change_state(path, best_metric=1.0, best_step=0)  # by the old metric
-    result = validate(run, list_checkpoints(run.checkpoints_path)[0])
+    result = validate(run, folders(run)[0])
     assert result.protocol == ["hr@10", True, 20]
     assert (result.metric, result.num_users) == (result.metrics["hr@10"], 20)
     info = read_export(run.export_path).info
