@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-# The `data.` and `model.` sections live in files of their own and are offered here with the others.
+# The `data.` sections live in a file of their own and are offered here with the others.
 from genrec.config_data import ColumnsConfig as ColumnsConfig
 from genrec.config_data import CsvSource as CsvSource
 from genrec.config_data import DataConfig as DataConfig
@@ -30,13 +30,7 @@ from genrec.config_data import Split as Split
 from genrec.config_data import SyntheticSource as SyntheticSource
 from genrec.config_data import kind_by_default
 from genrec.config_errors import explain_validation_error, read_yaml
-from genrec.config_models import DecoderConfig as DecoderConfig
-from genrec.config_models import ESASRecConfig as ESASRecConfig
-from genrec.config_models import HSTUConfig as HSTUConfig
-from genrec.config_models import Model as Model
-from genrec.config_models import SASRecConfig as SASRecConfig
-from genrec.config_models import SiluAttentionConfig as SiluAttentionConfig
-from genrec.config_models import SoftmaxAttentionConfig as SoftmaxAttentionConfig
+from genrec.config_models import Model
 from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
 

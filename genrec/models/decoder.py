@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from genrec.config import DecoderConfig
+from genrec.config_models import DecoderConfig
 from genrec.data.batch import Batch
 from genrec.models.attention import causal_softmax_attention
 from genrec.models.base import Loss, SequenceModel

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec.config import HSTUConfig, SiluAttentionConfig
+from genrec.config_models import HSTUConfig, SiluAttentionConfig
 from genrec.data.batch import Batch
 from genrec.models.base import Loss, SequenceModel
 from genrec.models.hstu_attention import (

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec.config import ESASRecConfig, SASRecConfig
+from genrec.config_models import ESASRecConfig, SASRecConfig
 from genrec.data.batch import Batch
 from genrec.models.attention import causal_softmax_attention
 from genrec.models.base import Loss, SequenceModel

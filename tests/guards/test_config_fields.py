@@ -8,12 +8,12 @@ import pytest
 from pydantic.fields import FieldInfo
 from source_tree import PACKAGE, package_files, tree_of
 
-from genrec import config
+from genrec import config, config_models
 from genrec.config import Section
 
 
 def _fields() -> Iterator[tuple[type[Section], str, FieldInfo]]:
-    for value in vars(config).values():
+    for value in [*vars(config).values(), *vars(config_models).values()]:
         if isinstance(value, type) and issubclass(value, Section) and value is not Section:
             yield from ((value, name, field) for name, field in value.model_fields.items())
 

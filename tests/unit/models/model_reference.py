@@ -8,14 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec.config import (
-    DecoderConfig,
-    ESASRecConfig,
-    ExperimentConfig,
-    HSTUConfig,
-    SASRecConfig,
-    config_from_dict,
-)
+from genrec.config import ExperimentConfig, config_from_dict
+from genrec.config_models import DecoderConfig, ESASRecConfig, HSTUConfig, SASRecConfig
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.models.decoder import Decoder
 from genrec.models.hstu import HSTU
