@@ -34,6 +34,7 @@ from genrec.config_data import Split as Split
 from genrec.config_data import SyntheticSource as SyntheticSource
 from genrec.config_data import kind_by_default
 from genrec.config_errors import explain_validation_error, read_yaml
+from genrec.config_models import Model
 from genrec.config_workers import check_shares
 from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
@@ -110,43 +111,6 @@ class BatchConfig(Section):
         return self
 
 
-class SASRecConfig(Section):
-    """Self-attentive sequential recommendation, pre-norm (Kang and McAuley, 2018)."""
-
-    name: Literal["sasrec"]
-    dim: int = Field(64, ge=1, description="width of item and hidden vectors")
-    num_layers: int = Field(2, ge=1, description="transformer blocks")
-    num_heads: int = Field(2, ge=1, description="attention heads; must divide dim")
-    feed_forward_dim: int | None = Field(None, ge=1, description="width inside the feed-forward part; null is dim")
-    activation: Literal["relu", "gelu"] = Field("relu", description="non-linearity of the feed-forward part")
-    dropout: float = Field(0.2, ge=0, lt=1, description="on embeddings, attention weights and feed-forward")
-    l2_normalize: bool = Field(False, description="cosine scores: outputs and items have length 1")
-
-    @model_validator(mode="after")
-    def _heads(self) -> "SASRecConfig":
-        if self.dim % self.num_heads:
-            raise ValueError(
-                f"dim ({self.dim}) must be divisible by num_heads ({self.num_heads}); "
-                f"use dim {(self.dim // self.num_heads + 1) * self.num_heads} or num_heads 1"
-            )
-        return self
-
-
-class HSTUConfig(Section):
-    """Hierarchical sequential transduction units (Zhai et al., 2024)."""
-
-    name: Literal["hstu"]
-    dim: int = Field(50, ge=1, description="width of item and hidden vectors")
-    num_layers: int = Field(2, ge=1, description="HSTU layers")
-    num_heads: int = Field(1, ge=1, description="attention heads")
-    query_dim: int = Field(50, ge=1, description="width of queries and keys of one head")
-    value_dim: int = Field(50, ge=1, description="width of values and gates of one head")
-    dropout: float = Field(0.2, ge=0, lt=1, description="on embeddings and before each output projection")
-    position_bias: bool = Field(True, description="relative-position bias inside attention")
-    time_bias: bool = Field(True, description="time-gap bias inside attention; sees the query time")
-    l2_normalize: bool = Field(True, description="cosine scores: outputs and items have length 1")
-
-
 class InputsConfig(Section):
     """What the model sees of an event besides its item."""
 
@@ -161,9 +125,6 @@ class InputsConfig(Section):
         """The inputs that are on, for protocol cards and messages."""
         chosen = {"actions": self.actions, "item_types": self.item_types}
         return (*(name for name, on in chosen.items() if on), *self.time_features)
-
-
-Model = Annotated[SASRecConfig | HSTUConfig, Field(discriminator="name")]
 
 
 class FullSoftmaxConfig(Section):

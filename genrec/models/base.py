@@ -28,13 +28,15 @@ class Loss(Protocol):
 
 
 class SequenceModel(nn.Module):
-    """A transformer over jagged histories: subclasses define `encode` and `uses_query_time`.
+    """A network over jagged histories: subclasses define `encode`, and say which times it reads.
 
     The item table owns every use of its weight (ZeRO-3 gathers a weight only inside its own module).
     """
 
     uses_query_time: bool = False
     """Whether `encode` reads `target_times`; printed in every protocol card."""
+    reads_times: bool = False
+    """Whether `encode` reads `times`: such a model cannot answer without them."""
 
     def __init__(self, item_table: ItemTable, loss: Loss) -> None:
         super().__init__()

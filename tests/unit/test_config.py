@@ -84,9 +84,9 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
         # a setting of another kind: the settings that this kind has
         (["loss.num_negatives=9"], "loss.num_negatives is not a known", "one of max_logits_bytes, name, temperature."),
         # kinds
-        (["model.name=sasrek"], "model.name = 'sasrek' is not known", "did you mean sasrec?"),
-        (["model.name=zzz"], "model.name = 'zzz' is not known", "one of hstu, sasrec."),
-        (["model={dim: 3}"], "model.name is required", "one of hstu, sasrec."),
+        (["model.name=sasrek"], "model.name = 'sasrek' is not known", "did you mean sasrec or esasrec?"),
+        (["model.name=zzz"], "model.name = 'zzz' is not known", "one of decoder, esasrec, hstu, sasrec."),
+        (["model={dim: 3}"], "model.name is required", "one of decoder, esasrec, hstu, sasrec."),
         (["engine.name=megatron"], "engine.name = 'megatron' is not known", "one of deepspeed, torch."),
         # required
         (["data.source.name=sequence-text"], "data.source.path is required and missing", "add data.source.path=..."),
