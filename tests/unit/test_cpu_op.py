@@ -71,7 +71,7 @@ def test_a_build_of_another_environment_does_not_count(folder: Path) -> None:
     assert not is_compiled()
 
 
-def test_a_lock_that_nobody_holds_is_removed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lock_that_nobody_holds_is_removed(folder: Path) -> None:
     # Even when the op is compiled: every worker takes the lock before it loads it, and would wait for ever.
     write_build(folder)
     lock = folder / "lock"
@@ -79,7 +79,6 @@ def test_a_lock_that_nobody_holds_is_removed(folder: Path, caplog: pytest.LogCap
     assert stale_lock() == lock
     compile_cpu_op()
     assert not lock.exists()
-    assert f"{lock} was left by a process that was killed" in caplog.text
 
 
 def test_a_lock_that_is_held_is_left_alone(folder: Path) -> None:

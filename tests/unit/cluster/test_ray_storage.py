@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import ray.data
 import ray.train
 from pyarrow import fs
 from storage_that_fails import FailingFiles
@@ -31,7 +30,8 @@ def reported(tmp_path: Path, monkeypatch) -> dict:
 
 def test_the_upload_is_left_to_ray_and_done_when_it_has_run(reported, tmp_path: Path) -> None:
     mistakes, uploads = [], []
-    done = publish(mistakes.append, tmp_path, "step_00000010", lambda: uploads.append("now"))
+    done = publish(mistakes.append, tmp_path, "step_00000010", lambda: uploads.append("now"), True)
+    assert reported["validation"] is True
     assert reported["checkpoint_upload_mode"] == ray.train.CheckpointUploadMode.ASYNC
     assert reported["delete_local_checkpoint_after_upload"] is True
     assert uploads == []
@@ -49,7 +49,7 @@ def test_a_failed_upload_is_raised_to_ray_which_may_try_again(reported, tmp_path
         if (answer := answers.pop(0)) is not None:
             raise answer
 
-    done = publish(mistakes.append, tmp_path, "step_00000010", upload)
+    done = publish(mistakes.append, tmp_path, "step_00000010", upload, False)
     with pytest.raises(StorageError):
         reported["checkpoint_upload_fn"](reported["checkpoint"], "step_00000010")
     assert not done.done()
@@ -85,8 +85,10 @@ def test_the_controller_leaves_a_storage_that_fails_to_the_workers(
     (broken / "finished").touch()
     files = FailingFiles("get_file_info_selector" if kind == "out of reach" else None)
     monkeypatch.setattr(ray_train, "store_of", lambda *_: files.store(str(job.run.checkpoints_path)))
-    monkeypatch.setattr(ray.data, "range", lambda number: f"{number} rows")
-    assert _DatasetFactory(job)() == "1 rows"  # nothing to train: the workers end at once
+    monkeypatch.setattr(
+        "genrec.data.ray_stream.remaining_chunks", lambda _, start_step, end_step: (start_step, end_step)
+    )
+    assert _DatasetFactory(job)() == (10, 10)  # nothing to train: the workers end at once
     written = {path.name for path in job.run.root.glob("*.json")}
     assert written == {STORAGE_FILE if kind == "out of reach" else FAILURE_FILE}
     if kind == "out of reach":
@@ -96,6 +98,5 @@ def test_the_controller_leaves_a_storage_that_fails_to_the_workers(
             ray_train._worker({"job": job})
         files.fails = False
         monkeypatch.setattr(ray_train, "resume_point", lambda _: None)
-        monkeypatch.setattr("genrec.data.ray_stream.ray_dataset", lambda *_, **options: options["start_step"])
-        assert _DatasetFactory(job)() == 0
+        assert _DatasetFactory(job)() == (0, 10)
         assert not (job.run.root / STORAGE_FILE).exists()

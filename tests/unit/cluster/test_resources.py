@@ -37,10 +37,10 @@ def test_more_gpus_than_there_are(config, monkeypatch) -> None:
 
 def test_background_validation_needs_room_besides_the_workers(config, monkeypatch) -> None:
     background = ("cluster.workers=2", "evaluation.validation=background")
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": 2.0})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.5, "GPU": 2.0})
     check_resources(config(*background))
     too_many = config(*background, "cluster.validation_cpus=1")
-    with pytest.raises(ConfigError, match=r"validation_cpus \(1\) besides the 1 CPUs of the workers and 0.5 .* has 2"):
+    with pytest.raises(ConfigError, match=r"validation_cpus \(1\) besides the 1 CPUs of the workers and 1 .* has 2.5"):
         check_resources(too_many)
     check_resources(config("cluster.workers=2", "cluster.validation_cpus=1"))
     with pytest.raises(ConfigError, match=r"validation_gpus \(1\) besides the 2 GPUs .*cluster.validation_gpus=0"):

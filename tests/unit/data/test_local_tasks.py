@@ -21,11 +21,12 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_results_come_in_order_and_processes_stay() -> None:
     with open_tasks() as run:
         assert list(run(abs, range(-20, 20))) == [abs(number) for number in range(-20, 20)]
-        first = set(run(_process_id, range(50)))
-        assert set(run(_process_id, range(50))) <= first and os.getpid() not in first
-        assert len(first) <= num_processes()
+        # On a busy machine one process may do all of the first tasks before another has started.
+        seen = set(run(_process_id, range(50))) | set(run(_process_id, range(50)))
+        assert os.getpid() not in seen
+        assert len(seen) <= num_processes()
         assert list(run(abs, [])) == []
-    assert not any(_is_running(pid) for pid in first)
+    assert not any(_is_running(pid) for pid in seen)
 
 
 def test_mistakes_of_the_user_and_of_ours() -> None:

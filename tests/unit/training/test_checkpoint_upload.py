@@ -45,7 +45,7 @@ class Validation:
         return False
 
 
-def publish(folder: Path, name: str, upload: Callable[[], None]) -> "Future[None]":
+def publish(folder: Path, name: str, upload: Callable[[], None], _: bool) -> "Future[None]":
     return in_background(upload, name=name, finally_=lambda: shutil.rmtree(folder))
 
 
