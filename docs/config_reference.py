@@ -16,7 +16,8 @@ PAGE = Path(__file__).with_name("config.md")
 HEAD = """\
 # Config reference
 
-Written by `make docs` from `genrec/config.py` and `genrec/config_data.py`: change those files, not this page.
+Written by `make docs` from `genrec/config.py`, `genrec/config_data.py` and `genrec/config_losses.py`: change those
+files, not this page.
 
 A config is a YAML file of the sections below. Precedence: defaults, then the file, then `section.field=value` on the
 command line. `genrec config FILE section.field=value` prints what comes out. An unknown key, a wrong type or a value

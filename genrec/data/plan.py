@@ -72,6 +72,8 @@ class PlanSpec:
     rule: PackingRule
     target_actions: tuple[int, ...] | None = None
     """Codes of the actions that are predicted; None is all."""
+    pool_size: int = 0
+    """Targets of a step that all its micro-batches bring along as negatives."""
 
     def generator(self, *salt: int) -> np.random.Generator:
         """A generator that depends on the data set, the seed and `salt` alone."""
@@ -271,6 +273,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         ),
         rule=rule,
         target_actions=target_codes(sequence.target_actions, manifest),
+        pool_size=config.loss.num_in_batch,
     )
     groups = tuple(_read_users(spec, manifest))
     if not any(group.tokens.any() for group in groups):

@@ -14,7 +14,7 @@ from source_tree import ROOT, imports_of, module_of, package_files, tree_of, whe
 ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.errors", "genrec.overrides"),
     ("genrec.config_errors", "genrec.cpu_op", "genrec.doctor"),
-    ("genrec.config", "genrec.config_data", "genrec.data.schema"),
+    ("genrec.config", "genrec.config_data", "genrec.config_losses", "genrec.data.schema"),
     ("genrec.run_dir", "genrec.data", "genrec.evaluation.metrics"),
     ("genrec.models", "genrec.losses"),
     ("genrec.evaluation",),
