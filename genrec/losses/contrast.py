@@ -49,11 +49,10 @@ def shared_contrast(
     def use(weight: Tensor) -> Tensor:
         ids = torch.cat([targets, negatives.ids])
         vectors = item_table.normalized(at_least_fp32(F.embedding(ids, weight)))
-        positive, negative = vectors[: targets.shape[0]], vectors[targets.shape[0] :]
         chunk_rows = _chunk_rows(max_bytes, rows.element_size() * negatives.ids.shape[0] * criterion.held_chunks)
         needs_gradient = torch.is_grad_enabled() and (rows.requires_grad or vectors.requires_grad)
         loss: Tensor = _SharedContrast.apply(  # type: ignore[no-untyped-call]
-            rows, positive, negative, targets, negatives, criterion, chunk_rows, needs_gradient
+            rows, vectors, targets, negatives, criterion, chunk_rows, needs_gradient
         )
         return loss
 
@@ -94,21 +93,21 @@ def _chunk_rows(max_bytes: int, row_bytes: int) -> int:
 
 
 class _SharedContrast(torch.autograd.Function):
-    """`criterion` over each row's `positive` [n, dim] and the shared `negative` [k, dim]."""
+    """`criterion` over each row's target and the shared negatives: `vectors` [n + k, dim], the targets' first."""
 
     @staticmethod
     def forward(
         ctx: Any,
         rows: Tensor,
-        positive: Tensor,
-        negative: Tensor,
+        vectors: Tensor,
         targets: Tensor,
         negatives: Negatives,
         criterion: Criterion,
         chunk_rows: int,
         needs_gradient: bool,
     ) -> Tensor:
-        grads = [torch.zeros_like(x) for x in (rows, positive, negative)] if needs_gradient else []
+        positive, negative = vectors[: rows.shape[0]], vectors[rows.shape[0] :]
+        grads = [torch.zeros_like(x) for x in (rows, vectors)] if needs_gradient else []
         log_weights = None if negatives.log_weights is None else negatives.log_weights.to(rows.dtype)
         held = rows.new_empty(min(chunk_rows, rows.shape[0]), negative.shape[0])
         loss = rows.new_zeros(())
@@ -123,8 +122,8 @@ class _SharedContrast(torch.autograd.Function):
             loss += found.loss
             if needs_gradient:
                 grads[0][chunk] = (found.weights @ negative).div_(found.divisor).addcmul_(found.own, own_vectors)
-                grads[1][chunk] = found.own * row
-                grads[2].addmm_(found.weights.T, row / found.divisor)
+                grads[1][: rows.shape[0]][chunk] = found.own * row
+                grads[1][rows.shape[0] :].addmm_(found.weights.T, row / found.divisor)
         ctx.save_for_backward(*grads)
         return loss
 
