@@ -34,6 +34,13 @@ from genrec.config_data import Split as Split
 from genrec.config_data import SyntheticSource as SyntheticSource
 from genrec.config_data import kind_by_default
 from genrec.config_errors import explain_validation_error, read_yaml
+from genrec.config_losses import LEARNED_TEMPERATURES as LEARNED_TEMPERATURES
+from genrec.config_losses import BCEConfig as BCEConfig
+from genrec.config_losses import FullSoftmaxConfig as FullSoftmaxConfig
+from genrec.config_losses import GBCEConfig as GBCEConfig
+from genrec.config_losses import Loss as Loss
+from genrec.config_losses import LossSection as LossSection
+from genrec.config_losses import SampledSoftmaxConfig as SampledSoftmaxConfig
 from genrec.config_models import Model
 from genrec.config_workers import check_shares
 from genrec.errors import ConfigError
@@ -125,35 +132,6 @@ class InputsConfig(Section):
         """The inputs that are on, for protocol cards and messages."""
         chosen = {"actions": self.actions, "item_types": self.item_types}
         return (*(name for name, on in chosen.items() if on), *self.time_features)
-
-
-class FullSoftmaxConfig(Section):
-    """Cross entropy over the whole catalogue, in chunks."""
-
-    name: Literal["full-softmax"]
-    temperature: float = Field(1.0, gt=0, description="scores are divided by it")
-    max_logits_bytes: int = Field(64 * 2**20, ge=2**16, description="logits held at any time, in bytes")
-
-
-class SampledSoftmaxConfig(Section):
-    """Cross entropy over the target and negatives that the whole micro-batch shares."""
-
-    name: Literal["sampled-softmax"]
-    temperature: float = Field(1.0, gt=0, description="scores are divided by it")
-    num_negatives: int = Field(256, ge=1, description="uniform negatives, shared by a micro-batch")
-    max_logits_bytes: int = Field(64 * 2**20, ge=2**16, description="logits held at any time, in bytes")
-
-    @model_validator(mode="after")
-    def _one_row(self) -> "SampledSoftmaxConfig":
-        if 4 * self.num_negatives > self.max_logits_bytes:
-            raise ValueError(
-                f"max_logits_bytes ({self.max_logits_bytes}) must hold one row of num_negatives "
-                f"({self.num_negatives}) fp32 logits; raise it to {4 * self.num_negatives} or more"
-            )
-        return self
-
-
-Loss = Annotated[FullSoftmaxConfig | SampledSoftmaxConfig, Field(discriminator="name")]
 
 
 class OptimizerConfig(Section):
@@ -311,6 +289,18 @@ class ExperimentConfig(Section):
                 "evaluation.validation (background) cannot read the checkpoints of engine.zero_stage 0 with "
                 "engine.precision bf16; use zero_stage 1, 2 or 3, or evaluation.validation: inline"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_position(self) -> "ExperimentConfig":
+        loss, dim = self.loss, self.model.dim
+        if not isinstance(loss, FullSoftmaxConfig) and loss.per_position:
+            needed = 4 * loss.num_negatives * dim
+            if needed > loss.max_logits_bytes:
+                raise ValueError(
+                    f"loss.max_logits_bytes ({loss.max_logits_bytes}) must hold the vectors of one position's "
+                    f"loss.num_negatives ({loss.num_negatives}) at model.dim ({dim}); raise it to {needed} or more"
+                )
         return self
 
     def accumulation(self, workers: int) -> int:

@@ -22,8 +22,11 @@ class LossSum:
 class Loss(Protocol):
     """A training objective over hidden states and the item table."""
 
-    def __call__(self, hidden: Tensor, targets: Tensor, item_table: ItemTable) -> Tensor:
-        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]."""
+    def __call__(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
+        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets].
+
+        `pool` [num_pool] are targets of the whole step, for a loss that compares with them (`Batch.negatives`).
+        """
         ...
 
 
@@ -53,7 +56,7 @@ class SequenceModel(nn.Module):
         positions = (targets >= 0).nonzero().squeeze(1)
         if positions.shape[0] < batch.num_tokens:
             hidden, targets = hidden.index_select(0, positions), targets.index_select(0, positions)
-        return LossSum(self.loss(hidden, targets, self.item_table), positions.shape[0])
+        return LossSum(self.loss(hidden, targets, self.item_table, batch.negatives), positions.shape[0])
 
     def last_hidden(self, batch: Batch) -> Tensor:
         """Hidden state at each sequence's last event, [num_sequences, dim]."""

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from genrec.config import ExperimentConfig
-from genrec.losses import build_loss
+from genrec.losses.build import build_loss
 from genrec.models.base import SequenceModel
 from genrec.models.decoder import Decoder
 from genrec.models.hstu import HSTU

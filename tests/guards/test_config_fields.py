@@ -36,12 +36,27 @@ def _reads(tree: ast.AST) -> Iterator[str]:
             yield from (word for word in words if isinstance(word, str))
 
 
+def _reads_of_properties(tree: ast.AST, wanted: set[str]) -> Iterator[str]:
+    """What properties read that are themselves read elsewhere, or by such properties."""
+    properties = {
+        node.name: set(_reads(node))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and "property" in map(ast.unparse, node.decorator_list)
+    }
+    pending = [name for name in properties if name in wanted]
+    while pending:
+        found = properties.pop(pending.pop(), set())
+        yield from found
+        pending += [name for name in found if name in properties]
+
+
 @pytest.fixture(scope="module")
 def names_read() -> set[str]:
-    """What the package reads anywhere but where the settings are defined."""
-    definitions = re.compile(r"config(_(?!errors)\w+)?\.py$")
-    files = [path for path in package_files() if path.parent != PACKAGE or not definitions.match(path.name)]
-    return {name for path in files for name in _reads(tree_of(path))}
+    """What the package reads anywhere but where settings are defined; there, what a property makes of them counts."""
+    named = re.compile(r"config(_(?!errors)\w+)?\.py$")
+    definitions = [path for path in package_files() if path.parent == PACKAGE and named.match(path.name)]
+    elsewhere = {name for path in package_files() if path not in definitions for name in _reads(tree_of(path))}
+    return elsewhere | {name for path in definitions for name in _reads_of_properties(tree_of(path), elsewhere)}
 
 
 def test_there_are_fields() -> None:
@@ -77,6 +92,12 @@ def test_every_field_is_described() -> None:
 )
 def test_what_counts_as_reading(code: str, reads: set[str]) -> None:
     assert set(_reads(ast.parse(code))) == reads
+
+
+def test_what_a_property_reads_counts_where_the_property_is_read() -> None:
+    code = "class C:\n @property\n def a(self): return self.b\n @property\n def b(self): return self.c\n"
+    code += " @property\n def d(self): return self.e\n def f(self): return self.g"
+    assert set(_reads_of_properties(ast.parse(code), {"a", "f"})) == {"b", "c"}
 
 
 def test_sections_are_small_and_documented() -> None:

@@ -14,7 +14,14 @@ from source_tree import ROOT, imports_of, module_of, package_files, tree_of, whe
 ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.errors", "genrec.overrides"),
     ("genrec.config_errors", "genrec.config_workers", "genrec.cpu_op", "genrec.doctor", "genrec.file_lock"),
-    ("genrec.config", "genrec.config_cluster", "genrec.config_data", "genrec.config_models", "genrec.data.schema"),
+    (
+        "genrec.config",
+        "genrec.config_cluster",
+        "genrec.config_data",
+        "genrec.config_losses",
+        "genrec.config_models",
+        "genrec.data.schema",
+    ),
     ("genrec.run_dir", "genrec.data", "genrec.evaluation.metrics"),
     ("genrec.models", "genrec.losses"),
     ("genrec.evaluation",),

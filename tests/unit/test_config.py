@@ -82,7 +82,11 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
             "did you mean user?",
         ),
         # a setting of another kind: the settings that this kind has
-        (["loss.num_negatives=9"], "loss.num_negatives is not a known", "one of max_logits_bytes, name, temperature."),
+        (
+            ["loss.num_negatives=9"],
+            "loss.num_negatives is not a known",
+            "one of learn_temperature, max_logits_bytes, name, temperature.",
+        ),
         # kinds
         (["model.name=sasrek"], "model.name = 'sasrek' is not known", "did you mean sasrec or esasrec?"),
         (["model.name=zzz"], "model.name = 'zzz' is not known", "one of decoder, esasrec, hstu, sasrec."),
