@@ -21,6 +21,8 @@ FREE = (
     "data.max_rejected_fraction",
     "data.max_rejected_files",
     "data.prepared",
+    "evaluation.max_scores_bytes",
+    "evaluation.shard_table_bytes",
     "evaluation.users_per_batch",
     "faults",
     "train.checkpoint_every_steps",
