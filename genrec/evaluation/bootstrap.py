@@ -69,7 +69,7 @@ def paired_differences(
 
 
 def _resampled_means(counts: Counts, values: Floats) -> Floats:
-    """Means of `values` [num_kinds, num_metrics] over resamples of users of the kinds `counts`, [resamples, metrics]."""
+    """Means [num_resamples, num_metrics] of `values` [num_kinds, num_metrics]; `counts` [num_kinds] are users."""
     present = counts > 0
     counts, values = counts[present], values[present]
     num_users = int(counts.sum())

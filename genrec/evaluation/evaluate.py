@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError
 from genrec.evaluation.metrics import RankSums
+from genrec.evaluation.rank_counts import Counts
 from genrec.evaluation.ranking import Limits, Ranked, rank_users
 from genrec.evaluation.users import EvaluationBatch, evaluation_batches, placeholder_batch
 from genrec.evaluation.workers import AllReduce, Workers
@@ -26,12 +27,14 @@ from genrec.models.base import SequenceModel
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Metrics over all workers (`hr@10`, ...), one standard error of each, users, and this worker's wall seconds."""
+    """Metrics over all workers (`hr@10`, ...), one standard error of each, users, this worker's wall seconds, and how
+    many users have which rank (see rank_counts.py)."""
 
     metrics: dict[str, float]
     standard_errors: dict[str, float]
     num_users: int
     seconds: float
+    counts: Counts
 
 
 def evaluate(
@@ -97,7 +100,7 @@ def finish(
         raise DataError(f"The data set {config.data.prepared} has no user to evaluate for {role}: {_way_out(manifest)}")
     ks = config.evaluation.ks
     seconds = time.perf_counter() - started
-    return EvaluationResult(sums.metrics(ks), sums.standard_errors(ks), sums.num_users, seconds)
+    return EvaluationResult(sums.metrics(ks), sums.standard_errors(ks), sums.num_users, seconds, sums.counts)
 
 
 def _way_out(manifest: Manifest) -> str:

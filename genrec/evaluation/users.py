@@ -26,6 +26,7 @@ from genrec.data.schema import Role
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
 from genrec.data.target_actions import target_codes
+from genrec.evaluation.user_hashes import user_hashes
 
 IntArray = npt.NDArray[np.int64]
 
@@ -207,14 +208,6 @@ def _sample(rows: IntArray, users: IntArray, quota: int | None) -> IntArray:
     if quota is None or quota >= len(rows):
         return rows
     return np.sort(rows[np.argsort(user_hashes(users[rows]), kind="stable")[:quota]])
-
-
-def user_hashes(values: IntArray) -> npt.NDArray[np.uint64]:
-    """The splitmix64 finaliser of each user index (Steele, Lea and Flood, 2014), shifted by its constant."""
-    mixed = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _cut(parts: list[tuple[Histories, IntArray]], config: ExperimentConfig) -> Iterator[EvaluationBatch]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from together import together
+from torch import Tensor
 from whole_number_model import WholeNumberModel
 
 from genrec.config import ExperimentConfig, GlobalTimeSplit

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from together import together
+from torch import Tensor
 from whole_number_model import WholeNumberModel
 
 from genrec.data.batch import batch_from_arrays
