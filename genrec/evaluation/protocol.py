@@ -69,7 +69,7 @@ def protocol_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> 
     """A clause for every line of two cards that must agree and does not: both values, and the way out."""
     names = [name for name in dict.fromkeys((*first, *other)) if name not in OF_THE_RUN]
     return [
-        f"{name} is {_value(first, name)!r} here and {_value(other, name)!r} there"
+        f"{name} is {_value(first, name)!r} and {_value(other, name)!r}"
         + (f" ({_WAYS_OUT[name]})" if name in _WAYS_OUT else "")
         for name in names
         if _value(first, name) != _value(other, name)
