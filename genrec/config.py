@@ -257,7 +257,7 @@ class EvaluationConfig(Section):
     filter_seen: bool = Field(True, description="items of the user's history are not ranked")
     users_per_batch: int = Field(512, ge=1, description="users scored at a time by one worker")
     max_validation_users: int | None = Field(None, ge=1, description="validate on a seeded sample; null is everyone")
-    max_scores_bytes: int = Field(256 * 2**20, ge=2**12, description="scores held at any time by one worker, in bytes")
+    max_scores_bytes: int = Field(32 * 2**20, ge=2**12, description="scores held at any time by one worker, in bytes")
     shard_table_bytes: int = Field(
         2**30,
         ge=0,

@@ -52,11 +52,12 @@ def evaluate_in_detail(
             ranks, targets, lengths = ranked.ranks.cpu(), users.targets, users.history_lengths
             slices.add(ranks.numpy(), targets.numpy(), lengths.numpy())
             parts.append(torch.stack([users.users, ranks, targets, lengths], dim=1).numpy())
-    result = finish(sums, config, manifest, role, workers.all_reduce, started)
+    sums = RankSums(workers.sum(sums.histogram))
+    result = finish(sums, config, manifest, role, None, started)
     values = {
         "metrics": result.metrics,
         "standard_errors": result.standard_errors,
-        "intervals": intervals(result.counts, ks),
+        "intervals": intervals(sums.counts, ks),
         "num_users": result.num_users,
         "seconds": result.seconds,
         "beyond_accuracy": exposure.results(facts.train_counts, workers),

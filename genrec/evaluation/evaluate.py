@@ -18,7 +18,6 @@ from genrec.data.manifest import Manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError
 from genrec.evaluation.metrics import RankSums
-from genrec.evaluation.rank_counts import Counts
 from genrec.evaluation.ranking import Limits, Ranked, rank_users
 from genrec.evaluation.users import EvaluationBatch, evaluation_batches, placeholder_batch
 from genrec.evaluation.workers import AllReduce, Workers
@@ -27,14 +26,12 @@ from genrec.models.base import SequenceModel
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Metrics over all workers (`hr@10`, ...), one standard error of each, users, this worker's wall seconds, and how
-    many users have which rank (see rank_counts.py)."""
+    """Metrics over all workers (`hr@10`, ...), one standard error of each, users, and this worker's wall seconds."""
 
     metrics: dict[str, float]
     standard_errors: dict[str, float]
     num_users: int
     seconds: float
-    counts: Counts
 
 
 def evaluate(
@@ -100,7 +97,7 @@ def finish(
         raise DataError(f"The data set {config.data.prepared} has no user to evaluate for {role}: {_way_out(manifest)}")
     ks = config.evaluation.ks
     seconds = time.perf_counter() - started
-    return EvaluationResult(sums.metrics(ks), sums.standard_errors(ks), sums.num_users, seconds, sums.counts)
+    return EvaluationResult(sums.metrics(ks), sums.standard_errors(ks), sums.num_users, seconds)
 
 
 def _way_out(manifest: Manifest) -> str:

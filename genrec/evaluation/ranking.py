@@ -30,7 +30,8 @@ from genrec.models.base import SequenceModel
 from genrec.models.item_table import ItemTable
 
 ROWS = 8  # a product has a multiple of so many rows
-BLOCK = 64  # columns whose best score stands for them while the best items are looked for
+COLUMNS = 64  # and, where there are several, of so many columns
+BLOCK = 16  # columns whose best score stands for them while the best items are looked for
 _LOW = 0xFFFFFFFF
 _NOTHING = -(2**63)
 _MINUS_INFINITY = -2_139_095_041  # what `_order_keys` has in its upper half for a score of -inf
@@ -135,7 +136,7 @@ def _search(
     num_users, num_rows = question.targets.shape[0], rows.shape[0]
     if num_users == 0:
         return torch.zeros(0, 1 + limits.num_listed, dtype=torch.int64, device=question.hidden.device)
-    width = chunk_width(num_rows + num_users, max(limits.max_columns, num_users + BLOCK))
+    width = chunk_width(num_rows + num_users, max(limits.max_columns, num_users + COLUMNS))
     places = question.targets - first
     owned = (places >= 0) & (places < num_rows)
     vectors = torch.cat([rows[places.clamp(0, num_rows - 1)], rows[: width - num_users]]).float()
@@ -163,12 +164,12 @@ def _refuse_nan(counts: Tensor) -> None:
 
 
 def chunk_width(num_columns: int, max_columns: int) -> int:
-    """Columns of each chunk: as few chunks as possible, of one width, a multiple of BLOCK where there are several."""
+    """Columns of each chunk: as few chunks as possible, of one width, a multiple of COLUMNS where there are several."""
     num_chunks = -(-num_columns // max_columns)
     if num_chunks == 1:
         return num_columns
     even = -(-num_columns // num_chunks)
-    return min(-(-even // BLOCK) * BLOCK, max_columns)
+    return min(-(-even // COLUMNS) * COLUMNS, max_columns)
 
 
 class _Tally:

@@ -31,6 +31,7 @@ from genrec.evaluation.user_hashes import user_hashes
 IntArray = npt.NDArray[np.int64]
 
 BUFFERED_BATCHES = 16  # batches whose users are ordered by length together
+MAX_SCORES_BYTES = 256 * 2**20  # whole rows of scores held at a time while recommending
 TOKENS_PER_TRAINING_MICRO_BATCH = 4  # no activations are kept, so a batch may hold more than training's
 
 
@@ -145,10 +146,9 @@ def placeholder_batch() -> EvaluationBatch:
 
 
 def users_per_batch_of(config: ExperimentConfig, num_items: int) -> int:
-    """`evaluation.users_per_batch`, or as many as have whole scores [num_users, num_items + 1] within
-    `evaluation.max_scores_bytes`, for recommending."""
-    evaluation = config.evaluation
-    return max(1, min(evaluation.users_per_batch, evaluation.max_scores_bytes // (4 * (num_items + 1))))
+    """How many users are recommended to at a time: `evaluation.users_per_batch`, or as many as have scores
+    [num_users, num_items + 1] within `MAX_SCORES_BYTES`."""
+    return max(1, min(config.evaluation.users_per_batch, MAX_SCORES_BYTES // (4 * (num_items + 1))))
 
 
 def batch_borders(lengths: IntArray, max_users: int, max_tokens: int) -> IntArray:
