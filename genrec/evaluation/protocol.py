@@ -69,15 +69,15 @@ def protocol_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> 
     """A clause for every line of two cards that must agree and does not: both values, and the way out."""
     names = [name for name in dict.fromkeys((*first, *other)) if name not in OF_THE_RUN]
     return [
-        f"{name} is {_value(first, name)!r} and {_value(other, name)!r}"
+        f"{name} is {compared_value(first, name)!r} and {compared_value(other, name)!r}"
         + (f" ({_WAYS_OUT[name]})" if name in _WAYS_OUT else "")
         for name in names
-        if _value(first, name) != _value(other, name)
+        if compared_value(first, name) != compared_value(other, name)
     ]
 
 
-def _value(card: Mapping[str, Any], name: str) -> Any:
-    """A line as it is compared: at which step the epoch's rule stopped is a result, not the rule."""
+def compared_value(card: Mapping[str, Any], name: str) -> Any:
+    """A line of a card as it is compared: at which step the epoch's rule stopped is a result, not the rule."""
     value = card.get(name)
     return value.rpartition(CHOSEN_STEP)[0] or value if name == "epoch_choice" and isinstance(value, str) else value
 

@@ -3,7 +3,7 @@ No torch, so that reports can use it.
 
     RUN/ranks-test.parquet   user (int64), rank, target, history_length (int32), in the order of the users
 
-About 6 to 9 bytes a user on disk. Of more than MAX_SAVED_USERS users a sample is kept, by a hash of the user, so that
+About 5 to 9 bytes a user on disk. Of more than MAX_SAVED_USERS users a sample is kept, by a hash of the user, so that
 two runs keep the same ones; the file stays below 100 MB.
 """
 

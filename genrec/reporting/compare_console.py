@@ -19,13 +19,12 @@ def comparison_summary(comparison: Comparison) -> Group:
     for row in comparison_tables.verdicts(comparison):
         difference = row.difference if row.difference == formats.MISSING else _difference(row)
         head.add_row(Text(row.name), row.value, row.interval, difference, row.verdict)
-    marks = ", ".join(f"{mark} {verdict}" for verdict, mark in comparison_tables.MARKS.items())
     return Group(
         head,
-        _rows(f"All metrics ({marks})", names, comparison_tables.metric_rows(comparison, with_intervals=False)),
+        _rows("All metrics", names, comparison_tables.metric_rows(comparison, with_intervals=False)),
         _rows("What else differs", names, comparison_tables.other_rows(comparison)),
         _protocol(comparison),
-        Text(comparison_tables.NOTE, style="dim"),
+        Text(f"\n{comparison_tables.MEANINGS}. {comparison_tables.NOTE}", style="dim"),
     )
 
 

@@ -19,7 +19,7 @@ def write_comparison_page(comparison: Comparison, path: Path) -> None:
         verdicts=comparison_tables.verdicts(comparison),
         metrics=comparison_tables.metric_rows(comparison, with_intervals=True),
         others=comparison_tables.other_rows(comparison),
-        marks=", ".join(f"{mark} {verdict}" for verdict, mark in comparison_tables.MARKS.items()),
+        marks=comparison_tables.MEANINGS,
         note=comparison_tables.NOTE,
         protocol=tables.protocol_rows(comparison.protocol),
     )

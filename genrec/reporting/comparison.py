@@ -17,7 +17,7 @@ import numpy as np
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError, DataError, ProtocolError
 from genrec.evaluation.bootstrap import Difference, Interval, intervals, paired_differences
-from genrec.evaluation.protocol import OF_THE_RUN, protocol_differences
+from genrec.evaluation.protocol import OF_THE_RUN, compared_value, protocol_differences
 from genrec.evaluation.rank_counts import metric_values, places_of
 from genrec.evaluation.user_ranks import UserRanks, read_ranks
 from genrec.reporting.history import read_history
@@ -88,7 +88,7 @@ def compare_runs(paths: Sequence[Path], role: str) -> Comparison:
         role=role,
         decisive=decisive,
         runs=tuple(_compared(entry, base, ks, unique=names[entry.config.name] == 1) for entry in recorded),
-        protocol={name: value for name, value in card.items() if name not in (*OF_THE_RUN, "epoch_choice")},
+        protocol={name: compared_value(card, name) for name in card if name not in OF_THE_RUN},
     )
 
 
@@ -188,5 +188,5 @@ def _compared(entry: _Recorded, base: _Recorded, ks: Sequence[int], *, unique: b
         training_s=math.nan if training_s is None else training_s,
         events_per_s=math.nan if events_per_s is None else events_per_s,
         num_parameters=float(entry.values.get("num_parameters") or math.nan),
-        of_the_run={name: card[name] for name in (*OF_THE_RUN, "epoch_choice") if name in card},
+        of_the_run={name: card[name] for name in OF_THE_RUN if name in card} | {"step": entry.ranks.step},
     )

@@ -8,6 +8,7 @@ from genrec.reporting import formats, tables
 from genrec.reporting.comparison import ComparedRun, Comparison
 
 MARKS = {"better beyond noise": "▲", "worse beyond noise": "▼", "within noise": "≈"}
+MEANINGS = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
 NOTE = (
     "Intervals are 95%, over users (2,000 resamples); a difference is over the users that both runs were tested on. "
     "They hold the noise of users, not of seeds: train several before believing a small difference."

@@ -116,11 +116,12 @@ def test_what_a_run_did_with_its_knowledge_may_differ(tmp_path: Path) -> None:
     """Windows, inputs, seeds and the step that its epoch rule chose are the run's own."""
     first = write(tmp_path, "first", some_ranks(), window_events=50, inputs="items", seed=1)
     chosen = "the step with the best ndcg@10 on validation: step 99"
-    own = {"window_events": 200, "inputs": "items, actions", "seed": 2, "epoch_choice": chosen}
-    second = write(tmp_path, "second", some_ranks(), step=99, **own)
+    own = {"window_events": 200, "inputs": "items, actions", "seed": 2}
+    second = write(tmp_path, "second", some_ranks(), step=99, **own, epoch_choice=chosen)
     comparison = compare_runs([first, second], "test")
-    assert comparison.runs[1].of_the_run == own
+    assert comparison.runs[1].of_the_run == {**own, "step": 99}
     assert not own.keys() & comparison.protocol.keys()
+    assert comparison.protocol["epoch_choice"] == "the step with the best ndcg@10 on validation"
 
 
 def test_runs_that_cannot_be_read_are_refused(tmp_path: Path, runs: list[Path]) -> None:
@@ -164,7 +165,7 @@ def test_the_terminal_shows_verdicts_metrics_costs_and_the_shared_protocol(runs:
         "filter seen",
     ):
         assert words.lower() in text.lower()
-    row = next(line for line in text.splitlines() if line.strip().startswith("HR@10"))
+    row = next(line for line in text.splitlines() if line.strip().startswith("HR@10 "))
     assert (row.count("▲"), row.count("▼"), row.count("≈")) == (1, 1, 1)
 
 
