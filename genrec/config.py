@@ -238,6 +238,13 @@ class EvaluationConfig(Section):
     max_waiting_validations: int = Field(
         8, ge=1, description="background: validations that may wait; a further one is left out, with a warning"
     )
+    max_scores_bytes: int = Field(32 * 2**20, ge=2**12, description="scores held at any time by one worker, in bytes")
+    shard_table_bytes: int = Field(
+        2**30,
+        ge=0,
+        description="an item table of at least this many bytes is shared out by rows over the workers of the final "
+        "evaluation",
+    )
 
     @model_validator(mode="after")
     def _ks(self) -> "EvaluationConfig":
@@ -245,6 +252,16 @@ class EvaluationConfig(Section):
             raise ValueError(f"ks {list(self.ks)} must be different positive integers; remove the odd one")
         if int(self.metric.partition("@")[2]) not in self.ks:
             raise ValueError(f"metric {self.metric!r} needs its cut-off in ks {list(self.ks)}; add it")
+        return self
+
+    @model_validator(mode="after")
+    def _scores(self) -> "EvaluationConfig":
+        least = 8 * self.users_per_batch**2
+        if self.max_scores_bytes < least:
+            raise ValueError(
+                f"max_scores_bytes ({self.max_scores_bytes}) must be at least 8 * users_per_batch^2 ({least}); raise "
+                f"it, or lower users_per_batch ({self.users_per_batch})"
+            )
         return self
 
 

@@ -22,12 +22,12 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.config_models",
         "genrec.data.schema",
     ),
-    ("genrec.run_dir", "genrec.data", "genrec.evaluation.metrics"),
+    ("genrec.run_dir", "genrec.data", "genrec.evaluation.metrics", "genrec.evaluation.rank_counts"),
     ("genrec.models", "genrec.losses"),
     ("genrec.evaluation",),
     ("genrec.evaluation.run_evaluation", "genrec.training", "genrec.planning", "genrec.reporting", "genrec.inference"),
     ("genrec.cluster",),
-    ("genrec.cli", "genrec.cli_checkpoints", "genrec"),
+    ("genrec.cli", "genrec.cli_checkpoints", "genrec.cli_compare", "genrec"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 

@@ -132,6 +132,11 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
             "use zero_stage 1, 2 or 3",
         ),
         (["evaluation.metric=ndcg@7"], "evaluation: metric 'ndcg@7' needs its cut-off in ks [1, 5, 10, 50]", "add it"),
+        (
+            ["evaluation.max_scores_bytes=2000000"],
+            "evaluation: max_scores_bytes (2000000) must be at least 8 * users_per_batch^2 (2097152)",
+            "lower users_per_batch (512)",
+        ),
         (["evaluation.ks=[10,10]"], "evaluation: ks [10, 10] must be different positive integers", "remove the odd"),
         (
             ["data.split={name: global-time, validation_from: 5, test_from: 3}"],
