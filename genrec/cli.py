@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
 from genrec.cli_checkpoints import checkpoints
+from genrec.cli_compare import compare
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
 from genrec.errors import ConfigError, GenrecError, full_disk
@@ -155,10 +156,12 @@ def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str) -> None:
 def evaluate(
     run: RunPath,
     split: Annotated[Literal["validation", "test", "both"], typer.Option(help="which events to predict")] = "both",
+    slices: Annotated[bool, typer.Option("--slices", help="also by history length, popularity, type of item")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run's best model on the whole catalogue, beside the popularity baseline."""
     from genrec.evaluation.run_evaluation import evaluate_run
+    from genrec.reporting.console import slices_summary
 
     directory, experiment = open_run(run)
     roles: tuple[Role, ...] = ("validation", "test") if split == "both" else (split,)
@@ -168,6 +171,8 @@ def evaluate(
         print(json.dumps(evaluation))
     else:
         _print_evaluation(evaluation, experiment)
+    if slices and not as_json:
+        console.print(slices_summary(evaluation, experiment.evaluation.metric))
 
 
 @app.command()
@@ -187,6 +192,7 @@ def recommend(
 
 
 app.command()(checkpoints)
+app.command()(compare)
 
 
 @app.command()

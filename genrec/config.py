@@ -34,6 +34,14 @@ from genrec.config_data import Split as Split
 from genrec.config_data import SyntheticSource as SyntheticSource
 from genrec.config_data import kind_by_default
 from genrec.config_errors import explain_validation_error, read_yaml
+from genrec.config_losses import LEARNED_TEMPERATURES as LEARNED_TEMPERATURES
+from genrec.config_losses import BCEConfig as BCEConfig
+from genrec.config_losses import FullSoftmaxConfig as FullSoftmaxConfig
+from genrec.config_losses import GBCEConfig as GBCEConfig
+from genrec.config_losses import Loss as Loss
+from genrec.config_losses import LossSection as LossSection
+from genrec.config_losses import SampledSoftmaxConfig as SampledSoftmaxConfig
+from genrec.config_models import Model
 from genrec.config_workers import check_shares
 from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
@@ -110,43 +118,6 @@ class BatchConfig(Section):
         return self
 
 
-class SASRecConfig(Section):
-    """Self-attentive sequential recommendation, pre-norm (Kang and McAuley, 2018)."""
-
-    name: Literal["sasrec"]
-    dim: int = Field(64, ge=1, description="width of item and hidden vectors")
-    num_layers: int = Field(2, ge=1, description="transformer blocks")
-    num_heads: int = Field(2, ge=1, description="attention heads; must divide dim")
-    feed_forward_dim: int | None = Field(None, ge=1, description="width inside the feed-forward part; null is dim")
-    activation: Literal["relu", "gelu"] = Field("relu", description="non-linearity of the feed-forward part")
-    dropout: float = Field(0.2, ge=0, lt=1, description="on embeddings, attention weights and feed-forward")
-    l2_normalize: bool = Field(False, description="cosine scores: outputs and items have length 1")
-
-    @model_validator(mode="after")
-    def _heads(self) -> "SASRecConfig":
-        if self.dim % self.num_heads:
-            raise ValueError(
-                f"dim ({self.dim}) must be divisible by num_heads ({self.num_heads}); "
-                f"use dim {(self.dim // self.num_heads + 1) * self.num_heads} or num_heads 1"
-            )
-        return self
-
-
-class HSTUConfig(Section):
-    """Hierarchical sequential transduction units (Zhai et al., 2024)."""
-
-    name: Literal["hstu"]
-    dim: int = Field(50, ge=1, description="width of item and hidden vectors")
-    num_layers: int = Field(2, ge=1, description="HSTU layers")
-    num_heads: int = Field(1, ge=1, description="attention heads")
-    query_dim: int = Field(50, ge=1, description="width of queries and keys of one head")
-    value_dim: int = Field(50, ge=1, description="width of values and gates of one head")
-    dropout: float = Field(0.2, ge=0, lt=1, description="on embeddings and before each output projection")
-    position_bias: bool = Field(True, description="relative-position bias inside attention")
-    time_bias: bool = Field(True, description="time-gap bias inside attention; sees the query time")
-    l2_normalize: bool = Field(True, description="cosine scores: outputs and items have length 1")
-
-
 class InputsConfig(Section):
     """What the model sees of an event besides its item."""
 
@@ -161,38 +132,6 @@ class InputsConfig(Section):
         """The inputs that are on, for protocol cards and messages."""
         chosen = {"actions": self.actions, "item_types": self.item_types}
         return (*(name for name, on in chosen.items() if on), *self.time_features)
-
-
-Model = Annotated[SASRecConfig | HSTUConfig, Field(discriminator="name")]
-
-
-class FullSoftmaxConfig(Section):
-    """Cross entropy over the whole catalogue, in chunks."""
-
-    name: Literal["full-softmax"]
-    temperature: float = Field(1.0, gt=0, description="scores are divided by it")
-    max_logits_bytes: int = Field(64 * 2**20, ge=2**16, description="logits held at any time, in bytes")
-
-
-class SampledSoftmaxConfig(Section):
-    """Cross entropy over the target and negatives that the whole micro-batch shares."""
-
-    name: Literal["sampled-softmax"]
-    temperature: float = Field(1.0, gt=0, description="scores are divided by it")
-    num_negatives: int = Field(256, ge=1, description="uniform negatives, shared by a micro-batch")
-    max_logits_bytes: int = Field(64 * 2**20, ge=2**16, description="logits held at any time, in bytes")
-
-    @model_validator(mode="after")
-    def _one_row(self) -> "SampledSoftmaxConfig":
-        if 4 * self.num_negatives > self.max_logits_bytes:
-            raise ValueError(
-                f"max_logits_bytes ({self.max_logits_bytes}) must hold one row of num_negatives "
-                f"({self.num_negatives}) fp32 logits; raise it to {4 * self.num_negatives} or more"
-            )
-        return self
-
-
-Loss = Annotated[FullSoftmaxConfig | SampledSoftmaxConfig, Field(discriminator="name")]
 
 
 class OptimizerConfig(Section):
@@ -299,6 +238,13 @@ class EvaluationConfig(Section):
     max_waiting_validations: int = Field(
         8, ge=1, description="background: validations that may wait; a further one is left out, with a warning"
     )
+    max_scores_bytes: int = Field(32 * 2**20, ge=2**12, description="scores held at any time by one worker, in bytes")
+    shard_table_bytes: int = Field(
+        2**30,
+        ge=0,
+        description="an item table of at least this many bytes is shared out by rows over the workers of the final "
+        "evaluation",
+    )
 
     @model_validator(mode="after")
     def _ks(self) -> "EvaluationConfig":
@@ -306,6 +252,16 @@ class EvaluationConfig(Section):
             raise ValueError(f"ks {list(self.ks)} must be different positive integers; remove the odd one")
         if int(self.metric.partition("@")[2]) not in self.ks:
             raise ValueError(f"metric {self.metric!r} needs its cut-off in ks {list(self.ks)}; add it")
+        return self
+
+    @model_validator(mode="after")
+    def _scores(self) -> "EvaluationConfig":
+        least = 8 * self.users_per_batch**2
+        if self.max_scores_bytes < least:
+            raise ValueError(
+                f"max_scores_bytes ({self.max_scores_bytes}) must be at least 8 * users_per_batch^2 ({least}); raise "
+                f"it, or lower users_per_batch ({self.users_per_batch})"
+            )
         return self
 
 
@@ -350,6 +306,18 @@ class ExperimentConfig(Section):
                 "evaluation.validation (background) cannot read the checkpoints of engine.zero_stage 0 with "
                 "engine.precision bf16; use zero_stage 1, 2 or 3, or evaluation.validation: inline"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_position(self) -> "ExperimentConfig":
+        loss, dim = self.loss, self.model.dim
+        if not isinstance(loss, FullSoftmaxConfig) and loss.per_position:
+            needed = 4 * loss.num_negatives * dim
+            if needed > loss.max_logits_bytes:
+                raise ValueError(
+                    f"loss.max_logits_bytes ({loss.max_logits_bytes}) must hold the vectors of one position's "
+                    f"loss.num_negatives ({loss.num_negatives}) at model.dim ({dim}); raise it to {needed} or more"
+                )
         return self
 
     def accumulation(self, workers: int) -> int:

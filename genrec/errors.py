@@ -3,6 +3,7 @@
 GenrecError
 ├── ConfigError    a config, an override or an option that cannot be used          (exit code 2)
 ├── DataError      a log, a prepared data set or an export that cannot be used     (exit code 2)
+├── ProtocolError  runs whose numbers were made in different ways                  (exit code 2)
 └── RunError       a run that failed or cannot be continued                        (exit code 1)
     ├── RewindError     goes back to its last checkpoint; the launcher starts the workers again
     ├── StorageError    the storage of the checkpoints failed, perhaps for a moment; Ray starts the workers again
@@ -30,6 +31,12 @@ class ConfigError(GenrecError):
 
 class DataError(GenrecError):
     """A log, a prepared data set or an export is missing, damaged or unusable."""
+
+    exit_code = 2
+
+
+class ProtocolError(GenrecError):
+    """Runs whose numbers were made in different ways cannot be compared."""
 
     exit_code = 2
 

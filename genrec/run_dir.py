@@ -57,6 +57,10 @@ class RunDir:
         """Final metrics and their protocol cards."""
         return self.root / "evaluation.json"
 
+    def ranks_path(self, role: str) -> Path:
+        """The rank of every evaluated user, from which runs are compared."""
+        return self.root / f"ranks-{role}.parquet"
+
     @property
     def report_path(self) -> Path:
         """The HTML page."""

@@ -10,7 +10,7 @@ from genrec.models.item_table import ItemTable
 DIM = 4
 
 
-def no_loss(hidden: Tensor, targets: Tensor, item_table: ItemTable) -> Tensor:
+def no_loss(hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
     """A loss for a model that is never trained."""
     raise AssertionError("the model of these tests is never trained")
 

@@ -34,9 +34,11 @@ class Batch:
     step_targets                                targets of the whole global step; the loss is divided by it
     users          [num_sequences] int64        who the windows belong to; None outside training
     starts         [num_sequences] int64        place of each window's first event in its user's history; None outside
+    negatives      [num_negatives] int64        the step's pool of targets; None where no loss asks for one
 
-    `users` and `starts` name what was trained, for logs: they stay where they are when the batch moves to a device. A
-    micro-batch without windows has one sequence of padding, and users and starts of length 0.
+    `users` and `starts` name what was trained, for logs, and a loss prepares `negatives` on the CPU: they stay where
+    they are when the batch moves to a device. A micro-batch without windows has one sequence of padding, and users and
+    starts of length 0.
     """
 
     items: Tensor
@@ -49,6 +51,7 @@ class Batch:
     step_targets: int = 0
     users: Tensor | None = None
     starts: Tensor | None = None
+    negatives: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:

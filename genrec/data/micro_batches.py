@@ -38,8 +38,13 @@ MICRO_BATCH_SCHEMA = pa.schema(
         pa.field("lengths", pa.list_(pa.int32()), nullable=False),
         pa.field("users", pa.list_(pa.int64()), nullable=False),
         pa.field("starts", pa.list_(pa.int64()), nullable=False),
+        # The pool of the step, the same in all its micro-batches; null where no loss asks for it.
+        pa.field("negatives", pa.list_(pa.int32())),
     ]
 )
+
+POOL_DRAWS = 1
+"""Tells the draws of pools from a chunk's other draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,8 @@ class PackedChunk:
     """[num_micro_batches + 1] borders of the micro-batches in `windows`."""
     step_targets: IntArray
     """[num_steps] events that are predicted in each step; at least 1, so that a loss can be divided by it."""
+    pools: tuple[npt.NDArray[np.int32], IntArray] | None
+    """The steps' pools, one after another, and their borders [num_steps + 1]; None where no loss asks for them."""
 
     def rows(self, positions: IntArray) -> pa.Table:
         """The micro-batches at `positions` of the chunk, a row each."""
@@ -73,28 +80,35 @@ class PackedChunk:
         window_borders = _borders(np.diff(self.borders)[positions])
         lengths = np.diff(self.event_borders)[windows]
         event_borders = _borders(lengths)[window_borders]
-        count = len(positions)
+        count, steps = len(positions), positions // self.parts
         columns: dict[str, Any] = {
-            "step": chunk.first_step + positions // self.parts,
+            "step": chunk.first_step + steps,
             "part": positions % self.parts,
             "epoch": np.full(count, chunk.epoch),
             "chunk": np.full(count, chunk.index),
             "position": self.first_id + positions,
             "epoch_first_step": np.full(count, chunk.epoch_first_step),
             "epoch_num_steps": np.full(count, chunk.epoch_num_steps),
-            "step_targets": self.step_targets[positions // self.parts],
+            "step_targets": self.step_targets[steps],
             "items": _lists(self.items[events], event_borders),
             "times": _lists(self.times[events], event_borders),
             "actions": _lists(self.actions[events], event_borders),
             "lengths": _lists((lengths - 1).astype(np.int32), window_borders),
             "users": _lists(self.users[windows], window_borders),
             "starts": _lists(self.starts[windows], window_borders),
+            "negatives": self._pools_of(steps),
         }
         arrays = [
             pa.array(columns[f.name], type=f.type) if not isinstance(columns[f.name], pa.Array) else columns[f.name]
             for f in MICRO_BATCH_SCHEMA
         ]
         return pa.Table.from_arrays(arrays, schema=MICRO_BATCH_SCHEMA)
+
+    def _pools_of(self, steps: IntArray) -> pa.Array:
+        if self.pools is None:
+            return pa.nulls(len(steps), pa.list_(pa.int32()))
+        items, borders = self.pools
+        return _lists(items[_spans(borders, steps)], _borders(np.diff(borders)[steps]))
 
 
 class RowGroupReader:
@@ -175,6 +189,7 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
         windows=chosen,
         borders=borders,
         step_targets=_count_targets(spec, lists["actions"][events], event_borders, step_borders),
+        pools=_draw_pools(spec, chunk, lists, (events, event_borders, step_borders)),
     )
 
 
@@ -196,11 +211,44 @@ def _count_targets(
     if spec.target_actions is None:
         counts = np.diff(event_borders[step_borders]) - np.diff(step_borders)
     else:
-        wanted = np.isin(actions, np.array(spec.target_actions, dtype=np.uint8))
-        wanted[event_borders[:-1]] = False
+        wanted = _are_targets(spec, actions, event_borders)
         counts = np.diff(_borders(wanted.astype(np.int64))[event_borders[step_borders]])
     at_least_one: IntArray = np.maximum(counts, 1)
     return at_least_one
+
+
+def _are_targets(spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray) -> npt.NDArray[np.bool_]:
+    """Which events are predicted: not the first of a window, and of a wanted action."""
+    wanted = np.ones(len(actions), dtype=np.bool_)
+    if spec.target_actions is not None:
+        wanted = np.isin(actions, np.array(spec.target_actions, dtype=np.uint8))
+    wanted[event_borders[:-1]] = False
+    return wanted
+
+
+def _draw_pools(
+    spec: PlanSpec, chunk: Chunk, lists: dict[str, npt.NDArray[Any]], packed: tuple[IntArray, IntArray, IntArray]
+) -> tuple[npt.NDArray[np.int32], IntArray] | None:
+    """The pools of the chunk's steps, one after another, and their borders; None where no loss asks for them.
+
+    A pool is `spec.pool_size` targets of the step, drawn without putting one back, or all when there are not so many.
+    `packed` are the chunk's events in the order of its steps, the borders of their windows, and those of the steps in
+    windows. How a step's windows are dealt into micro-batches does not matter, nor does any other draw.
+    """
+    events, event_borders, step_borders = packed
+    if not spec.pool_size:
+        return None
+    wanted = _are_targets(spec, lists["actions"][events], event_borders)
+    targets: npt.NDArray[np.int32] = lists["items"][events[wanted]]
+    borders = _borders(wanted.astype(np.int64))[event_borders[step_borders]]
+    generator = spec.generator(chunk.epoch, chunk.index, POOL_DRAWS)
+    pools = []
+    for first, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
+        of_step = targets[first:end]
+        if len(of_step) > spec.pool_size:
+            of_step = of_step[generator.choice(len(of_step), spec.pool_size, replace=False, shuffle=False)]
+        pools.append(of_step)
+    return np.concatenate([np.zeros(0, dtype=np.int32), *pools]), _borders(np.array([len(pool) for pool in pools]))
 
 
 def _read_chunk(

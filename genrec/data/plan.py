@@ -74,6 +74,8 @@ class PlanSpec:
     """Codes of the actions that are predicted; None is all."""
     dealt_anew: int | None = None
     """Micro-batches that the windows of a step are dealt into, where not as many as `rule` packs the steps for."""
+    pool_size: int = 0
+    """Targets of a step that all its micro-batches bring along as negatives."""
 
     @property
     def parts(self) -> int:
@@ -275,6 +277,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         rule=rule,
         target_actions=target_codes(sequence.target_actions, manifest),
         dealt_anew=parts if parts != packed_parts else None,
+        pool_size=config.loss.num_in_batch,
     )
     groups = tuple(_read_users(spec, manifest))
     if not any(group.tokens.any() for group in groups):

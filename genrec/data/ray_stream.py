@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from genrec.data.micro_batches import worker_tables
-from genrec.data.packing import PackingRule
 from genrec.data.plan import Chunk, GroupVisit, Plan, PlanSpec
 
 if TYPE_CHECKING:
@@ -48,20 +47,23 @@ def lay_out(remaining: "ray.data.Dataset", spec: PlanSpec, workers: int) -> "ray
         target_num_rows_per_block=1, strict=True
     )
     dataset.context.custom_execution_callback_classes = [_pace()]
-    dataset.context._max_num_blocks_in_streaming_gen_buffer = _blocks_ahead(spec.rule, workers)
+    dataset.context._max_num_blocks_in_streaming_gen_buffer = _blocks_ahead(spec, workers)
     return dataset
 
 
 BYTES_AHEAD = 64 * 2**20
 BYTES_PER_EVENT = 13
+BYTES_PER_NEGATIVE = 4
 
 
-def _blocks_ahead(rule: PackingRule, workers: int) -> int:
+def _blocks_ahead(spec: PlanSpec, workers: int) -> int:
     """Blocks that a task may have ready before the scheduling loop takes them.
 
     Ray Data's 2 would be all that a round moves: with the pause below, 8 blocks a second, however small.
     """
-    block_bytes = rule.steps_per_block * rule.tokens_per_step // workers * BYTES_PER_EVENT
+    rule = spec.rule
+    pool_bytes = BYTES_PER_NEGATIVE * spec.pool_size * rule.micro_batches_per_step
+    block_bytes = rule.steps_per_block * (rule.tokens_per_step * BYTES_PER_EVENT + pool_bytes) // workers
     return min(max(BYTES_AHEAD // block_bytes, 2), 64)
 
 

@@ -130,6 +130,7 @@ def batches_of(table: pa.Table, target_actions: tuple[int, ...] | None = None) -
         tokens["targets"] = np.where(wanted, tokens["targets"], NO_TARGET)
     windows = {name: torch.from_numpy(_values(table, name).astype(np.int64)) for name in ("users", "starts")}
     of_tokens = {name: torch.from_numpy(values) for name, values in tokens.items()}
+    pools = _pools_of(table)
     window_borders = _row_borders(table, "lengths")
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     for row in range(table.num_rows):
@@ -137,6 +138,8 @@ def batches_of(table: pa.Table, target_actions: tuple[int, ...] | None = None) -
         values = {name: column[row] for name, column in scalars.items()}
         batch_id = MicroBatchId(values["epoch"], values["chunk"], values["position"])
         named = {name: column[first:end] for name, column in windows.items()}
+        if pools is not None:
+            named["negatives"] = pools[row]
         if first == end:
             batch = Batch(**_PADDING, micro_batch_id=batch_id, step_targets=values["step_targets"], **named)
         else:
@@ -160,6 +163,14 @@ _PADDING = {
     "targets": torch.tensor([NO_TARGET]),
     "offsets": torch.tensor([0, 1]),
 }
+
+
+def _pools_of(table: pa.Table) -> tuple[torch.Tensor, ...] | None:
+    """The pool of negatives of every row, or None where the stream brings none."""
+    if table["negatives"].null_count:
+        return None
+    pools = torch.from_numpy(_values(table, "negatives").astype(np.int64))
+    return pools.tensor_split(torch.from_numpy(_row_borders(table, "negatives")[1:-1]))
 
 
 def _place(values: dict[str, int]) -> Place:

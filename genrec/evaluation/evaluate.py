@@ -1,27 +1,27 @@
 """Full-catalogue evaluation of a model on one worker or on many (layer 3; knows neither Ray nor DeepSpeed).
 
 Every item of the catalogue is ranked for every user: nothing is sampled. What the user has seen is taken out of the
-ranking when `evaluation.filter_seen` says so, except the target itself, which people do repeat.
+ranking when `evaluation.filter_seen` says so, except the target itself, which people do repeat. How ranks are computed
+is in ranking.py; more than means, for a finished run, in detail.py.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError
-from genrec.evaluation.metrics import RankSums, ranks_of
+from genrec.evaluation.metrics import RankSums
+from genrec.evaluation.ranking import Limits, Ranked, rank_users
 from genrec.evaluation.users import EvaluationBatch, evaluation_batches, placeholder_batch
+from genrec.evaluation.workers import AllReduce, Workers
 from genrec.models.base import SequenceModel
-
-AllReduce = Callable[[Tensor], Tensor]
-"""Sums an int64 tensor over all workers and returns the sum; may work in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +51,35 @@ def evaluate(
     device and gets its training mode back. Raises DataError when the role holds nobody out, RunError on NaN scores.
     """
     started = time.perf_counter()
-    device = next(model.parameters()).device
-    sums = RankSums.zeros(max(config.evaluation.ks), device)
-    batches = evaluation_batches(config, manifest, role, rank=rank, world_size=world_size, max_users=max_users)
-    # Not inference_mode: what it makes (a gathered ZeRO-3 weight, a cached mask) can never be trained with again.
-    with _evaluation_mode(model), torch.no_grad():
-        for users in _in_step(batches, all_reduce, device):
-            sums = sums.add(target_ranks(model, users, device))
+    workers = Workers(rank, world_size, all_reduce)
+    sums = RankSums.zeros(max(config.evaluation.ks), next(model.parameters()).device)
+    with evaluating(model):
+        for _, ranked in ranked_users(model, config, manifest, role, workers, max_users=max_users):
+            sums = sums.add(ranked.ranks)
     return finish(sums, config, manifest, role, all_reduce, started)
 
 
-def target_ranks(model: SequenceModel, users: EvaluationBatch, device: torch.device) -> Tensor:
-    """The rank of each user's target among all items, [num_users] int64.
+def ranked_users(
+    model: SequenceModel,
+    config: ExperimentConfig,
+    manifest: Manifest,
+    role: Role,
+    workers: Workers,
+    *,
+    max_users: int | None = None,
+    num_listed: int = 0,
+) -> Iterator[tuple[EvaluationBatch, Ranked]]:
+    """The users of `role` in this worker's share, batch by batch, with ranks and the `num_listed` best items.
 
-    The target stays in the ranking when it is among the seen items, and column 0, padding, never counts.
+    All workers read it to its end together, inside `evaluating(model)`; a batch may be without users.
     """
-    num_users = users.targets.shape[0]
-    hidden = model.last_hidden(users.batch.to(device))[:num_users]
-    scores = model.item_table.scores(hidden)  # [num_users, num_items + 1]
-    targets = users.targets.to(device).unsqueeze(1)
-    target_scores = scores.gather(1, targets)
-    scores[:, 0] = -float("inf")
-    scores[users.seen_rows.to(device), users.seen_items.to(device)] = -float("inf")
-    scores.scatter_(1, targets, target_scores)
-    return ranks_of(scores, targets.squeeze(1))
+    device = next(model.parameters()).device
+    limits = Limits(config.evaluation.max_scores_bytes // (4 * config.evaluation.users_per_batch), num_listed)
+    batches = evaluation_batches(
+        config, manifest, role, rank=workers.rank, world_size=workers.count, max_users=max_users
+    )
+    for users in _in_step(batches, workers.all_reduce, device):
+        yield users, rank_users(model, users, workers, limits, device)
 
 
 def finish(
@@ -123,12 +128,14 @@ def _in_step(
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and each module's own mode back afterwards."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients inside, and each module's own mode back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        # Not inference_mode: what it makes (a gathered ZeRO-3 weight, a cached mask) can never be trained with again.
+        with torch.no_grad():
+            yield
     finally:
         for module, training in modes:
             module.training = training

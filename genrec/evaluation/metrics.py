@@ -13,12 +13,11 @@ workers is the same to the last bit.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from genrec.errors import RunError
+from genrec.evaluation.rank_counts import Counts, metric_values, standard_errors
 
 
 def ranks_of(scores: Tensor, targets: Tensor) -> Tensor:
@@ -67,39 +66,19 @@ class RankSums:
 
     def metrics(self, ks: Sequence[int]) -> dict[str, float]:
         """`hr@k`, `ndcg@k` and `mrr@k` for every k: means over users, between 0 and 1. Empty sums give no metric."""
-        counts, num_users = self._counts(ks)
-        return {
-            f"{name}@{k}": float((counts[:k] * gains[:k]).sum() / num_users)
-            for name, gains in _gains(self.max_k).items()
-            for k in ks
-        }
+        return metric_values(self.counts, ks)
 
     def standard_errors(self, ks: Sequence[int]) -> dict[str, float]:
         """One standard error of each metric over users: differences under two of them are noise."""
-        counts, num_users = self._counts(ks)
-        errors = {}
-        for name, gains in _gains(self.max_k).items():
-            for k in ks:
-                mean = (counts[:k] * gains[:k]).sum() / num_users
-                variance = (counts[:k] * gains[:k] ** 2).sum() / num_users - mean**2
-                errors[f"{name}@{k}"] = float(np.sqrt(max(variance, 0.0) / num_users))
-        return errors
+        return standard_errors(self.counts, ks)
 
-    def _counts(self, ks: Sequence[int]) -> tuple[npt.NDArray[np.int64], int]:
-        if max(ks) > self.max_k:
-            raise ValueError(f"cut-offs {list(ks)} reach beyond the {self.max_k} ranks that were counted")
-        if self.num_users == 0:
-            raise ValueError("no user has been counted, so there is no mean")
-        counts: npt.NDArray[np.int64] = self.histogram.cpu().numpy()
-        return counts, self.num_users
+    @property
+    def counts(self) -> Counts:
+        """The histogram in numpy, as rank_counts.py takes it."""
+        counts: Counts = self.histogram.cpu().numpy()
+        return counts
 
 
 def metrics_from_ranks(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
     """`hr@k`, `ndcg@k` and `mrr@k` of `ranks` [num_users] for every k."""
     return RankSums.zeros(max(ks), ranks.device).add(ranks).metrics(ks)
-
-
-def _gains(max_k: int) -> dict[str, npt.NDArray[np.float64]]:
-    """What rank 1 .. max_k is worth under each metric, [max_k]."""
-    rank = np.arange(1, max_k + 1, dtype=np.float64)
-    return {"hr": np.ones(max_k), "ndcg": 1 / np.log2(rank + 1), "mrr": 1 / rank}

@@ -13,9 +13,10 @@ from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE, Role
 from genrec.errors import DataError
-from genrec.evaluation.evaluate import AllReduce, EvaluationResult, finish
+from genrec.evaluation.evaluate import EvaluationResult, finish
 from genrec.evaluation.metrics import RankSums
 from genrec.evaluation.users import EvaluationBatch, evaluation_batches
+from genrec.evaluation.workers import AllReduce
 
 
 def evaluate_popularity(

@@ -1,10 +1,31 @@
 """The protocol card: everything that decides whether two published numbers may be compared."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from genrec.config import ExperimentConfig, LeaveOneOutSplit
 from genrec.data.manifest import Manifest
 from genrec.data.schema import Role
 
 ProtocolCard = dict[str, str | bool | int]
+
+CHOSEN_STEP = ": step "
+
+OF_THE_RUN = ("window_events", "inputs", "seed", "num_seeds")
+"""Lines of the card that say what the run did with what it was allowed to know. Runs may differ in them, that is what
+one compares; all other lines say what was asked, and must agree."""
+
+_WAYS_OUT = {
+    "data_hash": "prepare one data set and train both on it",
+    "split": "set data.split alike, prepare again and train both on it",
+    "filters": "filter alike, prepare again and train both on it",
+    "filter_seen": "set evaluation.filter_seen alike",
+    "targets": "set sequence.target_actions alike",
+    "uses_query_time": "compare with a run whose model is told the time of the target too, or train this one without "
+    "(hstu: model.time_bias=false)",
+    "epoch_choice": "choose the epoch by the same evaluation.metric",
+    "sample": "evaluate everybody: `genrec evaluate RUN`",
+}
 
 
 def protocol_card(
@@ -42,6 +63,23 @@ def protocol_card(
         "seed": config.seed,
         "data_hash": manifest.content_hash,
     }
+
+
+def protocol_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """A clause for every line of two cards that must agree and does not: both values, and the way out."""
+    names = [name for name in dict.fromkeys((*first, *other)) if name not in OF_THE_RUN]
+    return [
+        f"{name} is {compared_value(first, name)!r} and {compared_value(other, name)!r}"
+        + (f" ({_WAYS_OUT[name]})" if name in _WAYS_OUT else "")
+        for name in names
+        if compared_value(first, name) != compared_value(other, name)
+    ]
+
+
+def compared_value(card: Mapping[str, Any], name: str) -> Any:
+    """A line of a card as it is compared: at which step the epoch's rule stopped is a result, not the rule."""
+    value = card.get(name)
+    return value.rpartition(CHOSEN_STEP)[0] or value if name == "epoch_choice" and isinstance(value, str) else value
 
 
 def _split(manifest: Manifest) -> str:
@@ -82,4 +120,4 @@ def _history(manifest: Manifest, role: Role) -> str:
 def _epoch_choice(config: ExperimentConfig, best_step: int | None) -> str:
     if best_step is None:
         return "none: the newest weights"
-    return f"the step with the best {config.evaluation.metric} on validation: step {best_step}"
+    return f"the step with the best {config.evaluation.metric} on validation{CHOSEN_STEP}{best_step}"

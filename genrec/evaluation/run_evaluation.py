@@ -7,15 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
-from genrec.data.manifest import load_manifest
+from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import Role
-from genrec.evaluation.evaluate import evaluate
+from genrec.evaluation.detail import evaluate_in_detail
 from genrec.evaluation.popularity import evaluate_popularity
 from genrec.evaluation.protocol import protocol_card
+from genrec.evaluation.sharded_table import share_out
+from genrec.evaluation.user_ranks import UserRanks, write_ranks
+from genrec.evaluation.workers import Workers
 from genrec.inference.export import read_export
+from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.run_dir import RunDir, write_atomically
+
+TABLE = "item_table.weight"
 
 
 def evaluate_run(
@@ -27,33 +34,56 @@ def evaluate_run(
     all_reduce: Callable[[Tensor], Tensor] | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Metrics of the run's export by role; every worker calls it, rank 0 writes evaluation.json.
+    """Metrics of the run's export by role; every worker calls it, rank 0 writes evaluation.json and the users' ranks.
 
     Raises DataError when the run has no export yet, or its prepared data set is gone.
     """
+    workers = Workers(rank, world_size, all_reduce)
     config, weights, _, info = read_export(run.export_path)
     manifest = load_manifest(config.data.prepared)
-    device = device or torch.device("cpu")
-    model = build_model(config, manifest.num_items, read_item_types(config.data.prepared)).to(device)
-    model.load_state_dict(weights)
+    model = _load_model(config, manifest, weights, workers, device or torch.device("cpu"))
+    num_parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
+    del weights  # the whole item table, where it is shared out
     evaluation: dict[str, Any] = {}
+    ranks: dict[str, UserRanks] = {}
     for role in roles:
-        result = evaluate(model, config, manifest, role, rank=rank, world_size=world_size, all_reduce=all_reduce)
-        evaluation[role] = {
-            "metrics": result.metrics,
-            "standard_errors": result.standard_errors,
-            "num_users": result.num_users,
-            "seconds": result.seconds,
-        }
+        detail = evaluate_in_detail(model, config, manifest, role, workers, step=info["step"])
+        evaluation[role], ranks[role] = detail.values, detail.ranks
         if rank == 0:
             evaluation[role]["popularity"] = evaluate_popularity(config, manifest, role).metrics
             evaluation[role]["protocol"] = protocol_card(config, manifest, model.uses_query_time, role, info["step"])
             evaluation[role]["best_step"] = info["step"]
+            evaluation[role]["num_parameters"] = num_parameters
             if role == "test" and manifest.best_known:
                 evaluation[role]["best_known"] = manifest.best_known
     if rank == 0:
+        for name, found in ranks.items():
+            write_ranks(run.ranks_path(name), found)
         write_atomically(run.evaluation_path, json.dumps(_earlier(run, info["step"]) | evaluation, indent=1))
     return evaluation
+
+
+def _load_model(
+    config: ExperimentConfig, manifest: Manifest, weights: dict[str, Tensor], workers: Workers, device: torch.device
+) -> SequenceModel:
+    """The exported model; of a large item table each worker takes its rows only (`evaluation.shard_table_bytes`)."""
+    item_types = read_item_types(config.data.prepared)
+    table = weights.get(TABLE)
+    if (
+        table is None
+        or workers.count == 1
+        or table.numel() * table.element_size() < config.evaluation.shard_table_bytes
+        or table.shape[0] < workers.count
+        or any(name.startswith("item_table.") for name in weights if name != TABLE)
+    ):
+        model = build_model(config, manifest.num_items, item_types).to(device)
+        model.load_state_dict(weights)
+        return model
+    model = build_model(config, 0, item_types).to(device)  # a table of one row, to be replaced
+    share_out(model, table, workers)
+    own = {TABLE: model.item_table.weight.detach()}
+    model.load_state_dict({**weights, **own})
+    return model
 
 
 def _earlier(run: RunDir, step: int) -> dict[str, Any]:

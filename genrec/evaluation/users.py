@@ -26,11 +26,12 @@ from genrec.data.schema import Role
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
 from genrec.data.target_actions import target_codes
+from genrec.evaluation.user_hashes import user_hashes
 
 IntArray = npt.NDArray[np.int64]
 
 BUFFERED_BATCHES = 16  # batches whose users are ordered by length together
-MAX_SCORES_BYTES = 256 * 2**20  # scores [num_users, num_items + 1] held at a time
+MAX_SCORES_BYTES = 256 * 2**20  # whole rows of scores held at a time while recommending
 TOKENS_PER_TRAINING_MICRO_BATCH = 4  # no activations are kept, so a batch may hold more than training's
 
 
@@ -69,6 +70,7 @@ class EvaluationBatch:
     batch       windows: the last `sequence.max_length` events before the target; the query time is the target's time
     users       [num_users] user indices; may be fewer than the batch's sequences (see `placeholder_batch`)
     targets     [num_users] item indices
+    history_lengths  [num_users] events before the target, seen by the model or not
     seen_rows   [num_seen]  row of a user, and
     seen_items  [num_seen]  an item of that user's whole history; both empty when seen items are not filtered
     """
@@ -76,6 +78,7 @@ class EvaluationBatch:
     batch: Batch
     users: Tensor
     targets: Tensor
+    history_lengths: Tensor
     seen_rows: Tensor
     seen_items: Tensor
 
@@ -125,26 +128,26 @@ def evaluation_batches(
     Over all workers every user comes once. With `max_users`, at most that many users come, over all workers: the same
     ones whatever the number of workers and the config's seed.
     """
-    users_per_batch = users_per_batch_of(config, manifest.num_items)
-    pending: list[Histories] = []
-    for users in _role_users(config, manifest, role, (rank, world_size), max_users):
-        pending.append(users)
-        if sum(len(part.users) for part in pending) >= BUFFERED_BATCHES * users_per_batch:
-            yield from _cut(_join(pending), config, users_per_batch)
+    pending: list[tuple[Histories, IntArray]] = []
+    for part in _role_users(config, manifest, role, (rank, world_size), max_users):
+        pending.append(part)
+        if sum(len(users.users) for users, _ in pending) >= BUFFERED_BATCHES * config.evaluation.users_per_batch:
+            yield from _cut(pending, config)
             pending = []
     if pending:
-        yield from _cut(_join(pending), config, users_per_batch)
+        yield from _cut(pending, config)
 
 
 def placeholder_batch() -> EvaluationBatch:
     """One sequence of one event and no user: what a worker without users runs while the others still have some."""
     none = torch.zeros(0, dtype=torch.int64)
     batch = batch_from_arrays(np.ones(1, dtype=np.int64), np.array([0, 1]))
-    return EvaluationBatch(batch, users=none, targets=none, seen_rows=none, seen_items=none)
+    return EvaluationBatch(batch, users=none, targets=none, history_lengths=none, seen_rows=none, seen_items=none)
 
 
 def users_per_batch_of(config: ExperimentConfig, num_items: int) -> int:
-    """`evaluation.users_per_batch`, or as many as have scores [num_users, num_items + 1] within `MAX_SCORES_BYTES`."""
+    """How many users are recommended to at a time: `evaluation.users_per_batch`, or as many as have scores
+    [num_users, num_items + 1] within `MAX_SCORES_BYTES`."""
     return max(1, min(config.evaluation.users_per_batch, MAX_SCORES_BYTES // (4 * (num_items + 1))))
 
 
@@ -168,8 +171,11 @@ def max_tokens_of(config: ExperimentConfig) -> int:
 
 def _role_users(
     config: ExperimentConfig, manifest: Manifest, role: Role, share: tuple[int, int], max_users: int | None
-) -> Iterator[Histories]:
-    """Evaluated users of this share, row group by row group: each is its history, then the target as last event."""
+) -> Iterator[tuple[Histories, IntArray]]:
+    """Evaluated users of this share, row group by row group: each is its history, then the target as last event.
+
+    With them, how many events come before the target; without the filter not all of those are read.
+    """
     rank, world_size = share
     codes = target_codes(config.sequence.target_actions, manifest)
     num_rows = sum(group.rows for file in manifest.files for group in file.row_groups)
@@ -194,30 +200,24 @@ def _role_users(
             start = np.zeros_like(ends)
             if not config.evaluation.filter_seen:
                 start = np.maximum(ends - config.sequence.max_length, 0)
-            yield histories.stretch(chosen, start, ends + 1)
+            yield histories.stretch(chosen, start, ends + 1), ends
 
 
 def _sample(rows: IntArray, users: IntArray, quota: int | None) -> IntArray:
     """The `quota` rows whose user index has the smallest hash: a sample that depends on nothing but the users."""
     if quota is None or quota >= len(rows):
         return rows
-    return np.sort(rows[np.argsort(_hash(users[rows]), kind="stable")[:quota]])
+    return np.sort(rows[np.argsort(user_hashes(users[rows]), kind="stable")[:quota]])
 
 
-def _hash(values: IntArray) -> npt.NDArray[np.uint64]:
-    """The splitmix64 finaliser of each value (Steele, Lea and Flood, 2014), shifted by its constant."""
-    mixed = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-def _cut(users: Histories, config: ExperimentConfig, users_per_batch: int) -> Iterator[EvaluationBatch]:
+def _cut(parts: list[tuple[Histories, IntArray]], config: ExperimentConfig) -> Iterator[EvaluationBatch]:
     """Batches of neighbours in length, so that attention has little to pad."""
+    users = _join([part for part, _ in parts])
+    history_lengths = np.concatenate([before for _, before in parts])
     max_length = config.sequence.max_length
     windows = np.minimum(users.lengths - 1, max_length)
     order = np.argsort(windows, kind="stable")
-    borders = batch_borders(windows[order], users_per_batch, max_tokens_of(config))
+    borders = batch_borders(windows[order], config.evaluation.users_per_batch, max_tokens_of(config))
     for first, last in pairwise(borders):
         rows = order[first:last]
         lengths = users.lengths[rows]
@@ -229,6 +229,7 @@ def _cut(users: Histories, config: ExperimentConfig, users_per_batch: int) -> It
             batch=window_batch(history, max_length, users.times[target_events]),
             users=torch.from_numpy(history.users),
             targets=torch.from_numpy(users.items[target_events]),
+            history_lengths=torch.from_numpy(history_lengths[rows]),
             seen_rows=seen_rows,
             seen_items=seen_items,
         )

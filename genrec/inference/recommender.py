@@ -109,7 +109,7 @@ class Recommender:
     ) -> list[list[Recommendation]]:
         """`recommend` for many histories at once; one list a history, in their order."""
         check_k(k, self.num_items)
-        if times is None and self._model.uses_query_time:
+        if times is None and (self._model.reads_times or self._model.uses_query_time):
             raise DataError(
                 "This model reads when things happened, and no times were given; pass times=[...], the second of "
                 "each event of the history."

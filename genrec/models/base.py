@@ -22,19 +22,24 @@ class LossSum:
 class Loss(Protocol):
     """A training objective over hidden states and the item table."""
 
-    def __call__(self, hidden: Tensor, targets: Tensor, item_table: ItemTable) -> Tensor:
-        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]."""
+    def __call__(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
+        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets].
+
+        `pool` [num_pool] are targets of the whole step, for a loss that compares with them (`Batch.negatives`).
+        """
         ...
 
 
 class SequenceModel(nn.Module):
-    """A transformer over jagged histories: subclasses define `encode` and `uses_query_time`.
+    """A network over jagged histories: subclasses define `encode`, and say which times it reads.
 
     The item table owns every use of its weight (ZeRO-3 gathers a weight only inside its own module).
     """
 
     uses_query_time: bool = False
     """Whether `encode` reads `target_times`; printed in every protocol card."""
+    reads_times: bool = False
+    """Whether `encode` reads `times`: such a model cannot answer without them."""
 
     def __init__(self, item_table: ItemTable, loss: Loss) -> None:
         super().__init__()
@@ -51,7 +56,7 @@ class SequenceModel(nn.Module):
         positions = (targets >= 0).nonzero().squeeze(1)
         if positions.shape[0] < batch.num_tokens:
             hidden, targets = hidden.index_select(0, positions), targets.index_select(0, positions)
-        return LossSum(self.loss(hidden, targets, self.item_table), positions.shape[0])
+        return LossSum(self.loss(hidden, targets, self.item_table, batch.negatives), positions.shape[0])
 
     def last_hidden(self, batch: Batch) -> Tensor:
         """Hidden state at each sequence's last event, [num_sequences, dim]."""

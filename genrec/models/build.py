@@ -7,13 +7,19 @@ import numpy.typing as npt
 import torch
 
 from genrec.config import ExperimentConfig
-from genrec.losses import build_loss
+from genrec.losses.build import build_loss
 from genrec.models.base import SequenceModel
+from genrec.models.decoder import Decoder
 from genrec.models.hstu import HSTU
 from genrec.models.layers import Inputs
 from genrec.models.sasrec import SASRec
 
-MODELS: dict[str, Callable[..., SequenceModel]] = {"sasrec": SASRec, "hstu": HSTU}
+MODELS: dict[str, Callable[..., SequenceModel]] = {
+    "sasrec": SASRec,
+    "esasrec": SASRec,
+    "hstu": HSTU,
+    "decoder": Decoder,
+}
 
 
 def build_model(

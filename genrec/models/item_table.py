@@ -19,6 +19,8 @@ class ItemTable(nn.Module):
         self.num_items = num_items
         self.num_train_items = num_items
         """Items 1 .. num_train_items are what a loss may compare with; a global-time split hides the others."""
+        self.train_counts: Tensor | None = None
+        """[num_items + 1] events of each item in training, on the CPU, where a loss asks for it (negatives.py)."""
         self.dim = dim
         self.l2_normalize = l2_normalize
         self.weight = nn.Parameter(torch.empty(num_items + 1, dim))

@@ -1,4 +1,4 @@
-"""Small parts that the models share: dropout, the input layer, initialisation."""
+"""Small parts that the models share: dropout, the gated feed-forward part, the input layer."""
 
 import math
 from dataclasses import dataclass
@@ -44,6 +44,22 @@ class Dropout(nn.Module):
         return x * keep_mask(x, self.p) if self.training and self.p > 0 else x
 
 
+class SwiGLU(nn.Module):
+    """The gated feed-forward part W_c dropout(SiLU(W_g x) * W_u x), without biases (Shazeer, 2020)."""
+
+    def __init__(self, dim: int, inner_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Linear(dim, 2 * inner_dim, bias=False)  # W_g above W_u
+        self.contract = nn.Linear(inner_dim, dim, bias=False)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The part's output, [num_tokens, dim]."""
+        gate, up = self.expand(x).chunk(2, dim=1)
+        out: Tensor = self.contract(self.dropout(F.silu(gate) * up))
+        return out
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """Which events' properties a model reads, and the type code of every item [num_items + 1] where it reads types."""
@@ -51,26 +67,37 @@ class Inputs:
     config: InputsConfig
     item_types: Tensor | None = None
 
+    @property
+    def reads_times(self) -> bool:
+        """Whether an input is made of the events' times."""
+        return bool(self.config.time_features)
+
 
 NO_INPUTS = Inputs(InputsConfig())
 
 
 class InputLayer(nn.Module):
-    """Item vectors times sqrt(dim), plus a learned vector of the place in the window (counted from its start), plus
-    what `EventFeatures` adds."""
+    """Item vectors times sqrt(dim), plus a learned vector of the place in the window (counted from its start) unless
+    `positions` is false, plus what `EventFeatures` adds; the vectors begin as N(0, std)."""
 
     def __init__(
-        self, max_length: int, dim: int, dropout: float, *, position_std: float, inputs: Inputs = NO_INPUTS
+        self,
+        max_length: int,
+        dim: int,
+        dropout: float,
+        *,
+        std: float,
+        positions: bool = True,
+        inputs: Inputs = NO_INPUTS,
     ) -> None:
         super().__init__()
         self.max_length = max_length
         self.scale = math.sqrt(dim)
-        self.positions = nn.Parameter(torch.empty(max_length, dim))
-        nn.init.normal_(self.positions, std=position_std)
+        self.positions = nn.Parameter(torch.empty(max_length, dim)) if positions else None
+        if self.positions is not None:
+            nn.init.normal_(self.positions, std=std)
         self.features = (
-            EventFeatures(inputs.config, dim, std=position_std, item_types=inputs.item_types)
-            if inputs.config.names
-            else None
+            EventFeatures(inputs.config, dim, std=std, item_types=inputs.item_types) if inputs.config.names else None
         )
         self.dropout = Dropout(dropout)
 
@@ -81,7 +108,9 @@ class InputLayer(nn.Module):
                 f"a sequence of {layout.max_length} events is longer than the model's window of {self.max_length}; "
                 f"pass the last {self.max_length} events or raise sequence.max_length"
             )
-        x = item_vectors * self.scale + F.embedding(layout.positions, self.positions)
+        x = item_vectors * self.scale
+        if self.positions is not None:
+            x = x + F.embedding(layout.positions, self.positions)
         if self.features is not None:
             x = x + self.features(batch, layout)
         dropped: Tensor = self.dropout(x)

@@ -28,31 +28,50 @@ def console_summary(
     summary = Table.grid(padding=(0, 0, 1, 0))
     limits = tables.best_known_of(role, best_known or {}) if role_name == "test" else {}
     summary.add_row(_metrics(role_name, role, decisive, limits))
-    card = tables.protocol_rows(role.get("protocol"))
-    if card:
-        summary.add_row(_protocol(card))
+    for title, rows in (
+        ("Lists", tables.beyond_rows(role, decisive)),
+        ("Protocol", tables.protocol_rows(role.get("protocol"))),
+    ):
+        if rows:
+            summary.add_row(_facts(title, rows))
     return summary
+
+
+def slices_summary(evaluation: Mapping[str, Any], decisive: str = "ndcg@10") -> Table:
+    """A printable table of the slices of test (validation where test is missing) at the metric `decisive`."""
+    role_name = next((name for name in ("test", "validation") if evaluation.get(name)), None)
+    groups = tables.slice_groups(evaluation[role_name], decisive) if role_name else []
+    table = Table(title="Slices", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for heading in ("Users", "Share", formats.metric_name(decisive), "± 1 SE"):
+        table.add_column(heading, justify="right")
+    for group in groups:
+        table.add_row(Text(group.title, "bold"))
+        for row in group.rows:
+            table.add_row(Text(f"  {row.name}"), row.num_users, row.share, row.value, row.standard_error)
+    return table
 
 
 def _metrics(role_name: str, role: Mapping[str, Any], decisive: str, best_known: Mapping[str, float]) -> Table:
     title = f"{role_name.capitalize()}, {formats.count(role.get('num_users'))} users"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Metric")
-    headings = ["Model", "Popularity", "Ratio", *(["Best known", "Reached"] if best_known else [])]
-    for heading in headings:
+    intervals = bool(role.get("intervals"))
+    for heading in ("Model", *(["95% interval"] * intervals), "Popularity", "Ratio"):
+        table.add_column(heading, justify="right")
+    for heading in ("Best known", "Reached") if best_known else ():
         table.add_column(heading, justify="right")
     for row in tables.result_rows(role, decisive, best_known):
-        cells = [row.metric, row.model, row.popularity, row.ratio, row.best_known, row.reached]
-        table.add_row(*cells[: len(headings) + 1], style="bold" if row.decisive else None)
+        cells = [row.metric, row.model, *([row.interval] * intervals), row.popularity, row.ratio]
+        cells += [row.best_known, row.reached] if best_known else []
+        table.add_row(*cells, style="bold" if row.decisive else None)
     return table
 
 
-def _protocol(card: list[tables.Row]) -> Table:
-    table = Table(
-        title="Protocol", title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
-    )
+def _facts(title: str, rows: list[tables.Row]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
-    for row in card:
+    for row in rows:
         table.add_row(Text(row.name), Text(row.value))  # Text: a value like [1, 5] is no markup
     return table

@@ -9,7 +9,7 @@ import numpy as np
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.errors import DataError, RunError
-from genrec.reporting import run_sections, tables
+from genrec.reporting import formats, run_sections, tables
 from genrec.reporting.history import read_history
 from genrec.reporting.page import render_page
 from genrec.reporting.run_charts import lines_per_point, run_charts
@@ -17,6 +17,7 @@ from genrec.run_dir import RunDir, open_run, write_atomically
 
 SECTIONS = (
     ("result", "Result"),
+    ("slices", "Slices"),
     ("protocol", "Protocol"),
     ("curves", "Curves"),
     ("starts", "Starts"),
@@ -55,6 +56,7 @@ def _page(run: RunDir) -> str:
     bad_steps = history.train["step"][~np.isfinite(history.train["loss"])].astype(int).tolist()
     present = {
         "result": result is not None,
+        "slices": result is not None and bool(result["slices"]),
         "protocol": result is not None and bool(result["protocol"]),
         "starts": bool(history.starts),
         "data": manifest is not None,
@@ -70,6 +72,7 @@ def _page(run: RunDir) -> str:
         figures=run_sections.key_figures(history, evaluation, metric),
         sections=[(name, title) for name, title in SECTIONS if present.get(name, True)],
         result=result,
+        metric=formats.metric_name(metric),
         charts=run_charts(history, metric),
         num_restarts=len(history.restart_steps),
         num_bad=len(bad_steps),

@@ -106,6 +106,9 @@ def result(
         "text": text,
         "rows": tables.result_rows(role, metric, limits),
         "has_best_known": bool(limits),
+        "has_intervals": bool(role.get("intervals")),
+        "lists": tables.beyond_rows(role, metric),
+        "slices": tables.slice_groups(role, metric),
         "protocol": tables.protocol_rows(role.get("protocol")),
     }
 

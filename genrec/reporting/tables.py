@@ -38,6 +38,18 @@ PROTOCOL_HINTS = {  # by the names that genrec.evaluation.protocol gives its lin
 }
 
 
+SLICE_TITLES = {  # by the names that genrec.evaluation.slices gives its kinds
+    "history_length": "History length",
+    "popularity": "Popularity of the target",
+    "item_type": "Type of the target",
+    "cold": "Target in training",
+}
+SLICE_HINTS = {
+    "history_length": "events before the target",
+    "popularity": "events in training; each slice holds about a fifth of all of them",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ResultRow:
     """One metric beside its baseline and its limit, each as text."""
@@ -48,6 +60,7 @@ class ResultRow:
     ratio: str
     best_known: str
     reached: str
+    interval: str
     decisive: bool
 
 
@@ -59,6 +72,26 @@ class Row:
     value: str
     hint: str = ""
     changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRow:
+    """The users of one slice and the deciding metric over them, each as text."""
+
+    name: str
+    num_users: str
+    share: str
+    value: str
+    standard_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class SliceGroup:
+    """Slices of one kind."""
+
+    title: str
+    hint: str
+    rows: tuple[SliceRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +126,7 @@ def ordered_metrics(names: Sequence[str]) -> list[str]:
 def result_rows(role: Mapping[str, Any], decisive: str, best_known: Mapping[str, float]) -> list[ResultRow]:
     """A row for each metric of one role of `evaluation.json`; `decisive` is the metric that chose the weights."""
     model, popularity = metric_values(role.get("metrics")), metric_values(role.get("popularity"))
+    intervals = role.get("intervals") or {}
     rows = []
     for name in ordered_metrics(list(model)):
         limit = best_known.get(name)
@@ -104,10 +138,51 @@ def result_rows(role: Mapping[str, Any], decisive: str, best_known: Mapping[str,
                 ratio=formats.ratio(model[name], popularity.get(name)),
                 best_known=formats.metric(limit),
                 reached=formats.percent(model[name] / limit) if limit else formats.MISSING,
+                interval=interval(intervals.get(name)),
                 decisive=name == decisive,
             )
         )
     return rows
+
+
+def interval(bounds: Any) -> str:
+    """`0.0381 to 0.0431`; a dash when there are no two bounds."""
+    if not isinstance(bounds, Sequence) or len(bounds) != 2:
+        return formats.MISSING
+    return " to ".join(formats.metric(bound) for bound in bounds)
+
+
+def slice_groups(role: Mapping[str, Any], decisive: str) -> list[SliceGroup]:
+    """The slices of one role of `evaluation.json` at the metric `decisive`, kind by kind; empty where it has none."""
+    slices = role.get("slices")
+    return [
+        SliceGroup(
+            SLICE_TITLES.get(kind, _words(kind)),
+            SLICE_HINTS.get(kind, ""),
+            tuple(
+                SliceRow(
+                    name,
+                    formats.count(part["num_users"]),
+                    formats.percent(part["num_users"] / role["num_users"]),
+                    formats.metric(part["metrics"].get(decisive)),
+                    formats.metric(part["standard_errors"].get(decisive)),
+                )
+                for name, part in parts.items()
+            ),
+        )
+        for kind, parts in (slices.items() if isinstance(slices, Mapping) else ())
+    ]
+
+
+def beyond_rows(role: Mapping[str, Any], decisive: str) -> list[Row]:
+    """Coverage, novelty and Gini at the cut-off of the metric `decisive`; empty where they were not measured."""
+    values, k = metric_values(role.get("beyond_accuracy")), decisive.partition("@")[2]
+    rows = [
+        Row(f"Coverage@{k}", formats.percent(values.get(f"coverage@{k}")), "of the catalogue is in somebody's list"),
+        Row(f"Novelty@{k}", f"{formats.number(values.get(f'novelty@{k}'), 3)} bits", "mean surprise of a listed item"),
+        Row(f"Gini@{k}", formats.number(values.get(f"gini@{k}"), 3), "0: all items listed alike; 1: one item only"),
+    ]
+    return rows if f"coverage@{k}" in values else []
 
 
 def best_known_of(role: Mapping[str, Any], best_known: Mapping[str, float]) -> dict[str, float]:

@@ -71,6 +71,8 @@ def warm_start(model: SequenceModel, config: ExperimentConfig, manifest: Manifes
         return None
     export = _read_fitting(config, config.train.start_from)
     weights = dict(model.named_parameters())
+    # What a loss learns (its temperature) is no part of the model: where the export has none, it begins as configured.
+    weights = {n: w for n, w in weights.items() if n in export.state_dict or not n.startswith("loss.")}
     absent = sorted(weights.keys() - export.state_dict.keys())
     if absent:
         raise RunError(

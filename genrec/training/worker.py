@@ -14,6 +14,7 @@ from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import worker_batches
 from genrec.data.target_actions import target_codes
+from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.models.build import build_model
 from genrec.training.background_validation import catch_up
@@ -40,6 +41,8 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     torch.manual_seed(config.seed)
     model = build_model(config, manifest.num_items, read_item_types(config.data.prepared))
     model.item_table.num_train_items = manifest.num_train_items or manifest.num_items
+    if config.loss.needs_train_counts:
+        model.item_table.train_counts = torch.from_numpy(train_counts(config.data.prepared, manifest.num_items))
     phases["model"] = time.time() - context.started_at_s
     checkpoint = agreed_checkpoint(config, context)
     # Before the engine is built: ZeRO shards the weights that it is given.

@@ -21,7 +21,7 @@ def fingerprints(batches: Iterator[tuple[Place, Batch]]) -> list[tuple[Any, ...]
     rows = []
     for place, batch in batches:
         tensors = [getattr(batch, f.name) for f in fields(batch) if torch.is_tensor(getattr(batch, f.name))]
-        assert len(tensors) == 8
+        assert len(tensors) == 9
         digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
         rows.append((*place, *batch.micro_batch_id, batch.step_targets, digest))
     return rows
@@ -58,7 +58,8 @@ def plan(tmp_path_factory, write_prepared, make_config) -> Plan:
     sequences = [generator.integers(1, 40, generator.integers(2, 30)).tolist() for _ in range(900)]
     folder = write_prepared(tmp_path_factory.mktemp("stream") / "set", sequences, rows_per_group=20, num_items=40)
     batch = f"batch={{tokens_per_step: 64, micro_batches_per_step: {PARTS}, chunk_tokens: 2000}}"
-    plan = make_plan(make_config(folder, batch))
+    loss = "loss={name: sampled-softmax, negatives: in-batch, num_negatives: 16}"
+    plan = make_plan(make_config(folder, batch, loss))
     plan.spec = replace(plan.spec, rule=replace(plan.spec.rule, steps_per_block=3))  # several blocks a chunk
     return plan
 

@@ -11,6 +11,11 @@ pytestmark = pytest.mark.gpu
 
 MODELS = {
     "sasrec": "model={name: sasrec, dim: 32, num_layers: 2, num_heads: 2, dropout: 0.0}",
+    "esasrec": "model={name: esasrec, dim: 32, num_layers: 2, num_heads: 2, dropout: 0.0}",
+    "decoder": "model={name: decoder, dim: 32, num_layers: 2, num_heads: 4, num_key_value_heads: 2, dropout: 0.0, "
+    "recompute: block}",
+    "hstu-softmax": "model={name: hstu, dim: 32, num_layers: 2, num_heads: 2, query_dim: 16, value_dim: 16, "
+    "dropout: 0.0, concat_ua: true, attention: {name: softmax}}",
     "hstu": "model={name: hstu, dim: 32, num_layers: 2, num_heads: 2, query_dim: 16, value_dim: 16, dropout: 0.0}",
 }
 

@@ -14,13 +14,20 @@ from source_tree import ROOT, imports_of, module_of, package_files, tree_of, whe
 ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.errors", "genrec.overrides"),
     ("genrec.config_errors", "genrec.config_workers", "genrec.cpu_op", "genrec.doctor", "genrec.file_lock"),
-    ("genrec.config", "genrec.config_cluster", "genrec.config_data", "genrec.data.schema"),
-    ("genrec.run_dir", "genrec.data", "genrec.evaluation.metrics"),
+    (
+        "genrec.config",
+        "genrec.config_cluster",
+        "genrec.config_data",
+        "genrec.config_losses",
+        "genrec.config_models",
+        "genrec.data.schema",
+    ),
+    ("genrec.run_dir", "genrec.data", "genrec.evaluation.metrics", "genrec.evaluation.rank_counts"),
     ("genrec.models", "genrec.losses"),
     ("genrec.evaluation",),
     ("genrec.evaluation.run_evaluation", "genrec.training", "genrec.planning", "genrec.reporting", "genrec.inference"),
     ("genrec.cluster",),
-    ("genrec.cli", "genrec.cli_checkpoints", "genrec"),
+    ("genrec.cli", "genrec.cli_checkpoints", "genrec.cli_compare", "genrec"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 

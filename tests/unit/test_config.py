@@ -82,11 +82,15 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
             "did you mean user?",
         ),
         # a setting of another kind: the settings that this kind has
-        (["loss.num_negatives=9"], "loss.num_negatives is not a known", "one of max_logits_bytes, name, temperature."),
+        (
+            ["loss.num_negatives=9"],
+            "loss.num_negatives is not a known",
+            "one of learn_temperature, max_logits_bytes, name, temperature.",
+        ),
         # kinds
-        (["model.name=sasrek"], "model.name = 'sasrek' is not known", "did you mean sasrec?"),
-        (["model.name=zzz"], "model.name = 'zzz' is not known", "one of hstu, sasrec."),
-        (["model={dim: 3}"], "model.name is required", "one of hstu, sasrec."),
+        (["model.name=sasrek"], "model.name = 'sasrek' is not known", "did you mean sasrec or esasrec?"),
+        (["model.name=zzz"], "model.name = 'zzz' is not known", "one of decoder, esasrec, hstu, sasrec."),
+        (["model={dim: 3}"], "model.name is required", "one of decoder, esasrec, hstu, sasrec."),
         (["engine.name=megatron"], "engine.name = 'megatron' is not known", "one of deepspeed, torch."),
         # required
         (["data.source.name=sequence-text"], "data.source.path is required and missing", "add data.source.path=..."),
@@ -128,6 +132,11 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
             "use zero_stage 1, 2 or 3",
         ),
         (["evaluation.metric=ndcg@7"], "evaluation: metric 'ndcg@7' needs its cut-off in ks [1, 5, 10, 50]", "add it"),
+        (
+            ["evaluation.max_scores_bytes=2000000"],
+            "evaluation: max_scores_bytes (2000000) must be at least 8 * users_per_batch^2 (2097152)",
+            "lower users_per_batch (512)",
+        ),
         (["evaluation.ks=[10,10]"], "evaluation: ks [10, 10] must be different positive integers", "remove the odd"),
         (
             ["data.split={name: global-time, validation_from: 5, test_from: 3}"],

@@ -1,22 +1,21 @@
 """Evaluation and the popularity baseline against a brute-force reading of the protocol, alone and shared."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from together import together
 from torch import Tensor
 from whole_number_model import WholeNumberModel
 
 from genrec.config import ExperimentConfig, GlobalTimeSplit
-from genrec.data.batch import batch_from_arrays
+from genrec.data.batch import Batch, batch_from_arrays
 from genrec.data.manifest import load_manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError, RunError
-from genrec.evaluation.evaluate import EvaluationResult, evaluate
+from genrec.evaluation.evaluate import evaluate
 from genrec.evaluation.metrics import metrics_from_ranks
 from genrec.evaluation.popularity import evaluate_popularity
 
@@ -50,31 +49,6 @@ def model_score(model: WholeNumberModel, max_length: int) -> Score:
         return model.item_table.scores(hidden)[0].tolist()
 
     return score
-
-
-def together(
-    run: Callable[[int, Callable[[Tensor], Tensor]], EvaluationResult], workers: int
-) -> list[EvaluationResult]:
-    """Runs workers as threads whose all_reduce waits for all of them; a missing call breaks the barrier."""
-    barrier = threading.Barrier(workers, timeout=30)
-    values: list[Tensor] = [torch.zeros(0)] * workers
-
-    def worker(rank: int) -> EvaluationResult:
-        def all_reduce(value: Tensor) -> Tensor:
-            values[rank] = value
-            barrier.wait()
-            total = torch.stack(values).sum(0)
-            barrier.wait()
-            return total
-
-        try:
-            return run(rank, all_reduce)
-        except BaseException:
-            barrier.abort()
-            raise
-
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(worker, range(workers)))
 
 
 @pytest.mark.parametrize("role", ["validation", "test"])
@@ -154,13 +128,13 @@ def test_the_target_and_what_follows_change_no_score(tmp_path: Path, write_prepa
 def _recorded_scores(config: ExperimentConfig, folder: Path) -> Tensor:
     model = WholeNumberModel(NUM_ITEMS)
     recorded = []
-    original = model.item_table.scores
+    original = model.last_hidden
 
-    def scores(hidden: Tensor) -> Tensor:
-        recorded.append(original(hidden).clone())
-        return original(hidden)
+    def last_hidden(batch: Batch) -> Tensor:
+        recorded.append(model.item_table.scores(original(batch)))
+        return original(batch)
 
-    model.item_table.scores = scores  # type: ignore[method-assign]
+    model.last_hidden = last_hidden  # type: ignore[method-assign]
     evaluate(model, config, load_manifest(folder), "validation")
     return torch.cat(recorded)
 

@@ -16,6 +16,12 @@ from genrec.inference.recommender import Recommendation, Recommender
 from genrec.models.build import build_model
 
 NUM_ITEMS = 12
+MODELS = {
+    "sasrec": "{name: sasrec, dim: 8, num_layers: 1, num_heads: 1}",
+    "esasrec": "{name: esasrec, dim: 8, num_layers: 1, num_heads: 1}",
+    "hstu": "{name: hstu, dim: 8, query_dim: 8, value_dim: 8, time_bias: false}",
+    "decoder": "{name: decoder, dim: 8, num_layers: 1, num_heads: 2}",
+}
 
 
 @pytest.fixture
@@ -110,6 +116,26 @@ def test_the_query_time_reaches_the_model(prepared: Path, make_config) -> None:
         recommender.recommend([10, 20])
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model={name: hstu, dim: 8, query_dim: 8, value_dim: 8, query_time: false}"],
+        *([f"model={model}", "inputs.time_features=[gap]"] for model in MODELS.values()),
+    ],
+)
+def test_a_model_that_reads_times_does_not_answer_without_them(
+    prepared: Path, make_config, overrides: list[str]
+) -> None:
+    config = make_config(prepared, *overrides)
+    model = build_model(config, NUM_ITEMS)
+    assert not model.uses_query_time
+    recommender = Recommender(model, config, pq.read_table(prepared / ITEMS_FILE))
+    with pytest.raises(DataError, match="no times were given"):
+        recommender.recommend([10, 20])
+    asked = [recommender.recommend([10, 20], times=[70, 71], now=now) for now in (71, 10**6)]
+    assert asked[0] == asked[1]
+
+
 def test_nan_weights_are_refused(tmp_path: Path, prepared: Path, make_config) -> None:
     config = make_config(prepared)
     state_dict = build_model(config, NUM_ITEMS).state_dict()
@@ -128,12 +154,9 @@ def test_nan_scores_are_an_error(recommender: Recommender, prepared: Path, make_
         broken.recommend([10, 20], 3)
 
 
-@pytest.mark.parametrize("model_name", ["sasrec", "hstu"])
+@pytest.mark.parametrize("model_name", MODELS)
 def test_a_run_and_its_export_load_alike(tmp_path: Path, prepared: Path, make_config, model_name: str) -> None:
-    kind = {"sasrec": [], "hstu": ["model={name: hstu, dim: 8, query_dim: 8, value_dim: 8, time_bias: false}"]}[
-        model_name
-    ]
-    config = make_config(prepared, *kind)
+    config = make_config(prepared, f"model={MODELS[model_name]}")
     torch.manual_seed(0)
     model = build_model(config, NUM_ITEMS)
     run = tmp_path / "run"

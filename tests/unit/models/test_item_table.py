@@ -6,7 +6,9 @@ from model_reference import NUM_ITEMS, SASREC, experiment, random_batch
 
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError
-from genrec.losses import SampledSoftmax
+from genrec.losses.negatives import Negatives, NegativeSampler
+from genrec.losses.sampled import SampledSoftmax
+from genrec.losses.temperature import Temperature
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.models.item_table import ItemTable
@@ -74,12 +76,12 @@ def test_ids_beyond_2_to_the_24_keep_their_row() -> None:
     items = torch.arange(2**24, 2**24 + 9)
     batch = Batch(items, items, items, items, items, torch.tensor([0, 9]))
     assert table.embed(batch.items)[:, 0].tolist() == list(range(1, 10))
-    loss = SampledSoftmax(temperature=1.0, num_negatives=2, max_logits_bytes=2**16)
-    negatives = torch.tensor([2**24 + 1, 5])
+    loss = SampledSoftmax(Temperature(1.0), NegativeSampler(num_uniform=2), max_logits_bytes=2**16)
+    negatives = Negatives(torch.tensor([5, 2**24 + 1]), None)
     losses = [
         loss.with_negatives(torch.ones(1, 1), torch.tensor([target]), negatives, table).item()
         for target in (2**24, 2**24 + 1)
     ]
-    scores = torch.tensor([[1.0, 2.0, 0.0], [2.0, -torch.inf, 0.0]])  # target, then both negatives; its own is masked
+    scores = torch.tensor([[1.0, 0.0, 2.0], [2.0, 0.0, -torch.inf]])  # target, then both negatives; its own is masked
     expected = -scores.log_softmax(1)[:, 0]
     assert losses == pytest.approx(expected.tolist(), rel=1e-6)

@@ -48,7 +48,7 @@ def test_dropout_does_nothing_outside_training() -> None:
 
 
 def test_a_sequence_beyond_the_window_is_refused() -> None:
-    layer = InputLayer(4, 2, 0.0, position_std=0.1)
+    layer = InputLayer(4, 2, 0.0, std=0.1)
     batch = random_batch((3, 5))
     layout = jagged_layout(batch.offsets, 1)
     with pytest.raises(DataError, match=r"5 events is longer than the model's window of 4"):

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 import torch
 from model_reference import (
+    DECODER,
+    ESASREC,
     HSTU_,
     LENGTHS,
     MAX_LENGTH,
     NUM_ITEMS,
     SASREC,
     experiment,
+    literal_decoder,
+    literal_esasrec,
     literal_hstu,
     literal_sasrec,
     random_batch,
@@ -27,10 +31,25 @@ from genrec.models.build import build_model
 
 VARIANTS: dict[str, tuple[dict[str, Any], Callable[..., torch.Tensor]]] = {
     "sasrec": (SASREC, literal_sasrec),
+    "esasrec": (ESASREC, literal_esasrec),
+    "decoder": (DECODER, literal_decoder),
+    "decoder-all-heads": (DECODER | {"num_key_value_heads": None}, literal_decoder),
+    "decoder-recompute": (DECODER | {"recompute": "block"}, literal_decoder),
     "hstu": (HSTU_, literal_hstu),
     "hstu-position-bias": (HSTU_ | {"time_bias": False}, literal_hstu),
     "hstu-time-bias": (HSTU_ | {"position_bias": False}, literal_hstu),
     "hstu-no-bias": (HSTU_ | {"position_bias": False, "time_bias": False}, literal_hstu),
+    "hstu-no-query-time": (HSTU_ | {"query_time": False}, literal_hstu),
+    "hstu-concat-ua": (HSTU_ | {"concat_ua": True}, literal_hstu),
+    "hstu-softmax": (HSTU_ | {"attention": {"name": "softmax"}}, literal_hstu),
+    "hstu-by-length": (HSTU_ | {"attention": {"divisor": "length"}}, literal_hstu),
+    "hstu-scaled": (HSTU_ | {"attention": {"scale": True}}, literal_hstu),
+}
+FAMILIES = ["sasrec", "esasrec", "hstu", "decoder"]
+QUERY_TIME = {name for name in VARIANTS if name.startswith("hstu")} - {
+    "hstu-position-bias",
+    "hstu-no-bias",
+    "hstu-no-query-time",
 }
 SAMPLED = {"name": "sampled-softmax", "num_negatives": 20}
 
@@ -74,7 +93,7 @@ def test_equals_the_padded_transcription(model: SequenceModel, variant: str) -> 
     literal = VARIANTS[variant][1]
     weights = torch.randn(batch.num_tokens, model.item_table.dim, dtype=torch.float64)
     results = []
-    for hidden in (model.encode(batch), literal(model, batch, MAX_LENGTH)):
+    for hidden in (model.encode(batch), literal(model, batch, MAX_LENGTH, config_of(variant).model)):
         grads = torch.autograd.grad((hidden * weights).sum(), list(model.parameters()))
         results.append((hidden, dict(zip(parameters_of(model), grads, strict=True))))
     (ours, our_grads), (theirs, their_grads) = results
@@ -122,7 +141,23 @@ def test_query_time_is_read_exactly_when_declared(model: SequenceModel, variant:
     batch = random_batch()
     asked_later = dataclasses.replace(batch, target_times=batch.target_times + 10_000_000)
     differs = bool((model.encode(batch) != model.encode(asked_later)).any())
-    assert differs == model.uses_query_time == (variant in ("hstu", "hstu-time-bias"))
+    assert differs == model.uses_query_time == (variant in QUERY_TIME)
+
+
+def test_times_are_read_exactly_when_declared(model: SequenceModel) -> None:
+    batch = random_batch()
+    times = batch.times + 10_000_000 * torch.arange(batch.num_tokens)
+    moved = dataclasses.replace(batch, times=times, target_times=batch.target_times + times - batch.times)
+    differs = bool((model.encode(batch) != model.encode(moved)).any())
+    assert differs == model.reads_times
+
+
+def test_a_prefix_of_a_sequence_has_the_same_states(model: SequenceModel) -> None:
+    """No row knows how many events follow."""
+    whole, prefix = random_batch((70,)), random_batch((70,))
+    part = {name: getattr(prefix, name)[:40] for name in ("items", "times", "actions", "targets", "target_times")}
+    prefix = dataclasses.replace(prefix, offsets=torch.tensor([0, 40]), **part)
+    torch.testing.assert_close(model.encode(whole)[:40], model.encode(prefix), atol=1e-12, rtol=1e-10)
 
 
 def test_a_single_event(model: SequenceModel) -> None:
@@ -136,7 +171,7 @@ def test_a_full_window(model: SequenceModel) -> None:
 
 
 @pytest.mark.parametrize("loss", [{"name": "full-softmax"}, SAMPLED])
-@pytest.mark.parametrize("variant", ["sasrec", "hstu"])
+@pytest.mark.parametrize("variant", FAMILIES)
 def test_a_batch_without_targets_is_zero_and_connected(variant: str, loss: dict[str, Any]) -> None:
     model = build_model(experiment(VARIANTS[variant][0], loss), NUM_ITEMS)
     batch = random_batch((3, 5))
@@ -149,7 +184,7 @@ def test_a_batch_without_targets_is_zero_and_connected(variant: str, loss: dict[
         assert parameter.grad.abs().max() == 0, name
 
 
-@pytest.mark.parametrize("variant", ["sasrec", "hstu"])
+@pytest.mark.parametrize("variant", FAMILIES)
 def test_targets_of_minus_one_do_not_count(variant: str) -> None:
     torch.manual_seed(0)
     model = build_model(config_of(variant), NUM_ITEMS).eval()
@@ -170,7 +205,7 @@ def test_builds_on_the_meta_device(variant: str) -> None:
     assert all(p.is_meta for p in model.parameters())
 
 
-@pytest.mark.parametrize("variant", ["sasrec", "hstu"])
+@pytest.mark.parametrize("variant", FAMILIES)
 def test_the_seed_decides_weights_dropout_and_negatives(variant: str) -> None:
     def losses(weight_seed: int, step_seed: int) -> list[float]:
         torch.manual_seed(weight_seed)
@@ -183,7 +218,7 @@ def test_the_seed_decides_weights_dropout_and_negatives(variant: str) -> None:
 
 
 @pytest.mark.parametrize("loss", [{"name": "full-softmax"}, SAMPLED])
-@pytest.mark.parametrize("variant", ["sasrec", "hstu"])
+@pytest.mark.parametrize("variant", FAMILIES)
 @pytest.mark.parametrize("way", ["bf16", "autocast"])
 def test_bf16_is_near_fp32(variant: str, loss: dict[str, Any], way: str) -> None:
     """bf16 weights as DeepSpeed holds them, and autocast over fp32 weights: the loss within 2%, no lost gradient."""
@@ -212,7 +247,7 @@ def test_bf16_is_near_fp32(variant: str, loss: dict[str, Any], way: str) -> None
         assert parameter.grad.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("variant", ["sasrec", "hstu"])
+@pytest.mark.parametrize("variant", FAMILIES)
 def test_training_lowers_the_loss(variant: str) -> None:
     torch.manual_seed(0)
     model = build_model(config_of(variant, dropout=0.1, l2_normalize=False), NUM_ITEMS).train()

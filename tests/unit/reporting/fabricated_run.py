@@ -113,6 +113,18 @@ def evaluation(role: str = "test") -> dict[str, Any]:
     return {role: card}
 
 
+def evaluation_in_depth() -> dict[str, Any]:
+    """As `evaluation`, with what an evaluated run also has: intervals, slices, what the lists hold."""
+    values = evaluation()
+    test = values["test"]
+    test["intervals"] = {name: [0.9 * value, 1.1 * value] for name, value in test["metrics"].items()}
+    test["beyond_accuracy"] = {"coverage@10": 0.418, "novelty@10": 12.34, "gini@10": 0.871}
+    part = {"num_users": 5_590, "metrics": test["metrics"], "standard_errors": {"ndcg@10": 0.0013}}
+    rest = {"num_users": 16_773, "metrics": {"ndcg@10": 0.0512}, "standard_errors": {"ndcg@10": 0.0017}}
+    test["slices"] = {"history_length": {"4-7": part, "8-15": rest}, "item_type": {"<track>": part, "episode": rest}}
+    return values
+
+
 def complete_records(num_steps: int = 1_800) -> list[dict[str, Any]]:
     """One start, a training line every 10 steps, a validation every 60."""
     records: list[dict[str, Any]] = [start_record(0)]

@@ -3,11 +3,11 @@
 from io import StringIO
 
 import pytest
-from fabricated_run import evaluation
+from fabricated_run import evaluation, evaluation_in_depth
 from rich.console import Console
 
 from genrec.errors import DataError
-from genrec.reporting.console import console_summary
+from genrec.reporting.console import console_summary, slices_summary
 
 
 def printed(*arguments: object) -> str:
@@ -22,6 +22,21 @@ def test_metrics_stand_beside_popularity_with_the_protocol_under_them() -> None:
     row = next(line for line in text.splitlines() if "NDCG@10" in line)
     assert row.split() == ["NDCG@10", "0.0406", "0.0045", "9.02×"]
     assert text.index("NDCG@10") < text.index("Protocol") < text.index("against the model")
+
+
+def test_intervals_and_lists_are_shown_where_they_were_measured() -> None:
+    text = printed(evaluation_in_depth())
+    row = next(line for line in text.splitlines() if "NDCG@10" in line)
+    assert row.split() == ["NDCG@10", "0.0406", "0.0365", "to", "0.0447", "0.0045", "9.02×"]
+    assert text.index("Coverage@10") < text.index("Protocol")
+
+
+def test_slices_stand_under_their_kind() -> None:
+    stream = StringIO()
+    Console(file=stream, width=80).print(slices_summary(evaluation_in_depth()))
+    lines = [line.split() for line in stream.getvalue().splitlines() if line.strip()]
+    assert ["4-7", "5,590", "25%", "0.0406", "0.0013"] in lines
+    assert lines.index(["History", "length"]) < lines.index(["Type", "of", "the", "target"])
 
 
 def test_the_best_known_adds_what_is_reached() -> None:

@@ -11,6 +11,7 @@ from fabricated_run import (
     complete_records,
     config_values,
     evaluation,
+    evaluation_in_depth,
     start_record,
     train_record,
     validation_record,
@@ -42,6 +43,23 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
     folder = tmp_path_factory.mktemp("complete")
     write_manifest(folder / "prepared", {"ndcg@10": 0.0431})
     return report(complete_run(folder, config=config_values(str(folder / "prepared"))))
+
+
+def test_slices_intervals_and_lists_are_shown(tmp_path: Path) -> None:
+    text, shown = report(write_run(tmp_path / "run", complete_records(), evaluated=evaluation_in_depth()))
+    sections = [attributes["id"] for attributes in shown.all("section")]
+    assert sections[:3] == ["result", "slices", "protocol"]
+    check_self_contained(shown)
+    check_accessible(shown)
+    for words in (
+        "0.0365 to 0.0447",
+        "Coverage@10 42%",
+        "12.3 bits",
+        "History length",
+        "8-15 16,773 75% 0.0512 0.0017",
+    ):
+        assert words in shown.text
+    assert "&lt;track&gt;" in text
 
 
 def test_a_complete_run_shows_everything(complete: tuple[str, Page]) -> None:

@@ -13,11 +13,15 @@ from genrec.models.build import build_model
 LONGEST = 16_384
 MODELS = {
     "sasrec": "model={name: sasrec, dim: 4, num_layers: 1, num_heads: 1, dropout: 0.0}",
+    "decoder": "model={name: decoder, dim: 4, num_layers: 1, num_heads: 1, dropout: 0.0, recompute: block}",
     "hstu": "model={name: hstu, dim: 4, num_layers: 1, query_dim: 4, value_dim: 4, dropout: 0.0, time_bias: false}",
 }
 
 
-@pytest.mark.parametrize("model", ["sasrec", pytest.param("hstu", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("decoder", "hstu")]
+
+
+@pytest.mark.parametrize("model", ["sasrec", *SLOW])
 def test_a_window_of_16k_events_is_trained(tmp_path: Path, write_prepared, make_config, model: str) -> None:
     generator = np.random.default_rng(0)
     sequences = [generator.integers(1, 30, length).tolist() for length in (LONGEST + 500, 40, 7)]

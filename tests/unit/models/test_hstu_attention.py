@@ -1,4 +1,4 @@
-"""HSTU attention: the formula, the published buckets, and the gradients of both bias tables."""
+"""HSTU attention: the published buckets, exact gradients of all its forms, and a future that weighs nothing."""
 
 import math
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from genrec.models import attention, jagged
 from genrec.models.attention import row_blocks
-from genrec.models.jagged import JaggedLayout, jagged_layout
-from genrec.models.silu_attention import AttentionBias, causal_silu_attention, time_buckets
+from genrec.models.hstu_attention import AttentionBias, AttentionForm, causal_biased_attention, time_buckets
+from genrec.models.jagged import jagged_layout
 
 
 @pytest.fixture
@@ -49,18 +49,22 @@ def test_buckets_of_extreme_gaps() -> None:
     assert tile.tolist()[2] == [128, 128, 0]
 
 
-def attend(vqk: Tensor, time: Tensor | None, position: Tensor | None, layout: JaggedLayout) -> Tensor:
-    batch = random_batch((1, 5, 4))
-    buckets = [] if time is None else time_buckets(batch.times, batch.target_times, layout)
-    return causal_silu_attention(vqk, layout, AttentionBias(time, position, buckets), query_dim=2, divisor=9)
+FORMS = {
+    "silu": AttentionForm(2, "silu", 1.0, 9.0),
+    "silu-scaled-by-length": AttentionForm(2, "silu", 0.7, None),
+    "softmax": AttentionForm(2, "softmax", 0.7, 1.0),
+}
 
 
 @pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize(
     ("num_heads", "with_time", "with_position"),
     [(1, True, True), (2, True, True), (2, True, False), (2, False, True), (2, False, False)],
 )
-def test_gradients_of_values_and_bias_tables(num_heads: int, with_time: bool, with_position: bool) -> None:
+def test_gradients_of_values_and_bias_tables(
+    num_heads: int, with_time: bool, with_position: bool, form: AttentionForm
+) -> None:
     torch.manual_seed(0)
     layout = jagged_layout(torch.tensor([0, 1, 6, 10]), num_heads)
     assert len(layout.groups) > 1
@@ -68,22 +72,30 @@ def test_gradients_of_values_and_bias_tables(num_heads: int, with_time: bool, wi
     vqk = torch.randn(10, num_heads * (3 + 2 * 2), dtype=torch.float64, requires_grad=True)
     time = torch.randn(129, dtype=torch.float64, requires_grad=True) if with_time else None
     position = torch.randn(9, dtype=torch.float64, requires_grad=True) if with_position else None
-    assert torch.autograd.gradcheck(lambda *tensors: attend(*tensors, layout), (vqk, time, position))
+    batch = random_batch((1, 5, 4))
+    buckets = [] if time is None else time_buckets(batch.times, batch.target_times, layout)
+
+    def attend(vqk: Tensor, time: Tensor | None, position: Tensor | None) -> Tensor:
+        return causal_biased_attention(vqk, layout, AttentionBias(time, position, buckets), form)
+
+    assert torch.autograd.gradcheck(attend, (vqk, time, position))
 
 
-def test_the_future_weighs_exactly_nothing() -> None:
+@pytest.mark.parametrize("form", [f._replace(query_dim=1) for f in FORMS.values()], ids=FORMS)
+def test_the_future_weighs_exactly_nothing(form: AttentionForm) -> None:
     layout = jagged_layout(torch.tensor([0, 70]), 1)
     for dtype in (torch.float32, torch.bfloat16):
         vqk = torch.randn(70, 3, dtype=dtype)
         changed = vqk.clone()
         changed[40:] = 1e3
         bias = AttentionBias(None, None, [])
-        before, after = (causal_silu_attention(x, layout, bias, query_dim=1, divisor=70) for x in (vqk, changed))
+        before, after = (causal_biased_attention(x, layout, bias, form) for x in (vqk, changed))
         assert torch.equal(before[:40], after[:40])
         assert not torch.equal(before[40:], after[40:])
 
 
-def test_bf16_is_near_fp64() -> None:
+@pytest.mark.parametrize("form", [f._replace(query_dim=4) for f in FORMS.values()], ids=FORMS)
+def test_bf16_is_near_fp64(form: AttentionForm) -> None:
     torch.manual_seed(0)
     batch = random_batch()
     layout = jagged_layout(batch.offsets, 2)
@@ -92,7 +104,7 @@ def test_bf16_is_near_fp64() -> None:
     results = []
     for dtype in (torch.float64, torch.bfloat16):
         vqk, time, position = (x.bfloat16().to(dtype).requires_grad_() for x in exact)
-        out = causal_silu_attention(vqk, layout, AttentionBias(time, position, buckets), query_dim=4, divisor=80)
+        out = causal_biased_attention(vqk, layout, AttentionBias(time, position, buckets), form)
         grads = torch.autograd.grad(out.double().sin().sum(), (vqk, time, position))
         results.append([x.double() for x in (out, *grads)])
         assert all(x.dtype == dtype for x in (out, *grads))

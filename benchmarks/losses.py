@@ -1,0 +1,169 @@
+"""Events a second of every loss over a catalogue, beside the softmax whose logits exist all at once.
+
+    python benchmarks/losses.py [--items 3416] [--dims 64 128] [--rounds 5] [--only full own-256] [--threads 1]
+
+The catalogue is as large as MovieLens-1M's. A step is forward, backward and AdamW of SASRec (2 layers, 2 heads, dropout
+0.2) over 32 windows of 200 random events, 6,400 targets, in this process. `loss` times the loss alone, forward and
+backward, on hidden states of the same shape. `materialised` is `cross_entropy(hidden @ table.T)` in fp32, as a plain
+implementation has it. All losses take turns in every round; `times_materialised` is the ratio within a round, by
+processor time, which a busy machine disturbs less than the clock.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genrec.config import ExperimentConfig, config_from_dict
+from genrec.data.batch import Batch, batch_from_arrays
+from genrec.models.build import build_model
+from genrec.models.item_table import ItemTable
+from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+
+NUM_WINDOWS, LENGTH = 32, 200
+NUM_TARGETS = NUM_WINDOWS * LENGTH
+MATERIALISED = "materialised"
+LOSSES: dict[str, dict[str, Any]] = {
+    "full": {"name": "full-softmax"},
+    "full-learned-temperature": {"name": "full-softmax", "learn_temperature": True},
+    "shared-256": {"name": "sampled-softmax"},
+    "shared-1024": {"name": "sampled-softmax", "num_negatives": 1_024},
+    "own-256": {"name": "sampled-softmax", "per_position": True},
+    "popularity-1024": {"name": "sampled-softmax", "num_negatives": 1_024, "negatives": "popularity"},
+    "in-batch-16384": {"name": "sampled-softmax", "num_negatives": 16_384, "negatives": "in-batch"},
+    "mixed-1024": {"name": "sampled-softmax", "num_negatives": 1_024, "negatives": "mixed"},
+    "gbce-own-256": {"name": "gbce"},
+    "gbce-shared-256": {"name": "gbce", "per_position": False},
+    "bce-1": {"name": "bce"},
+}
+
+
+class MaterialisedSoftmax(nn.Module):
+    """The plain loss: all logits of all targets in fp32, kept for the backward pass."""
+
+    def forward(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
+        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]."""
+        return item_table(lambda weight: F.cross_entropy(hidden @ weight.T, targets, reduction="sum"))
+
+
+def config_of(dim: int, loss: dict[str, Any]) -> ExperimentConfig:
+    """A SASRec config with a loss."""
+    return config_from_dict(
+        {
+            "name": "losses",
+            "data": {"source": {"name": "synthetic"}, "prepared": "none"},
+            "sequence": {"max_length": LENGTH},
+            "model": {"name": "sasrec", "dim": dim, "num_layers": 2, "num_heads": 2, "dropout": 0.2},
+            "loss": loss,
+            "train": {"max_steps": 1},
+        }
+    )
+
+
+def random_batch(num_items: int, num_pool: int) -> Batch:
+    """Windows of random items, with a pool of a step of four such micro-batches."""
+    items, targets = (torch.randint(1, num_items + 1, (NUM_TARGETS,)).numpy() for _ in range(2))
+    batch = batch_from_arrays(items, torch.arange(0, NUM_TARGETS + 1, LENGTH).numpy(), targets=targets)
+    pool = torch.randint(1, num_items + 1, (min(num_pool, 4 * NUM_TARGETS),)) if num_pool else None
+    return replace(batch, negatives=pool)
+
+
+class Contender:
+    """One loss at one width: what is timed."""
+
+    def __init__(self, name: str, dim: int, num_items: int) -> None:
+        torch.manual_seed(0)
+        config = config_of(dim, LOSSES.get(name, LOSSES["full"]))
+        self.model = build_model(config, num_items)
+        if name == MATERIALISED:
+            self.model.loss = MaterialisedSoftmax()
+        self.model.item_table.train_counts = torch.randint(1, 1_000, (num_items + 1,))
+        self.batch = random_batch(num_items, config.loss.num_in_batch)
+        self.hidden = torch.randn(NUM_TARGETS, dim, requires_grad=True)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
+
+    def step(self) -> None:
+        """A training step."""
+        (self.model(self.batch).loss_sum / NUM_TARGETS).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def loss(self) -> None:
+        """The loss alone, forward and backward."""
+        loss = self.model.loss(self.hidden, self.batch.targets, self.model.item_table, self.batch.negatives)
+        (loss / NUM_TARGETS).backward()
+        self.hidden.grad = None
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def seconds(run: Callable[[], None]) -> tuple[float, float]:
+    """By the clock, and of processor time over all threads."""
+    wall, processor = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def measure(arguments: argparse.Namespace) -> Result:
+    """Every loss at every width: events a second, and the ratio to the materialised softmax of the same round."""
+    torch.set_num_threads(arguments.threads)
+    names = [MATERIALISED, *(arguments.only or LOSSES)]
+    rows: list[Row] = []
+    medians: dict[str, Any] = {}
+    for dim in arguments.dims:
+        contenders = {name: Contender(name, dim, arguments.items) for name in names}
+        ratios: dict[str, dict[str, list[float]]] = {name: {"loss": [], "step": []} for name in names}
+        for number in range(-1, arguments.rounds):  # the first round is a warm-up
+            plain: dict[str, float] = {}
+            for name, contender in contenders.items():
+                for what, run in (("loss", contender.loss), ("step", contender.step)):
+                    wall, processor = seconds(run)
+                    plain.setdefault(what, processor)
+                    if number < 0:
+                        continue
+                    row: Row = {"dim": dim, "loss": name, "what": what, "round": number}
+                    row |= {"events_per_s": NUM_TARGETS / wall, "events_per_cpu_s": NUM_TARGETS / processor}
+                    rows.append({**row, "load_average_1_min": os.getloadavg()[0]})
+                    ratios[name][what].append(plain[what] / processor)
+        for name, found in ratios.items():
+            key = f"{name} dim {dim}"
+            medians[key] = {}
+            for what, values in found.items():
+                rates = [r["events_per_cpu_s"] for r in rows if (r["dim"], r["loss"], r["what"]) == (dim, name, what)]
+                rate, ratio = summarize([float(r) for r in rates if r is not None]), summarize(values)
+                medians[key][f"{what}_events_per_cpu_s"] = None if rate is None else round(rate.median)
+                medians[key][f"{what}_times_materialised"] = None if ratio is None else asdict(ratio)
+            print(key, json.dumps(medians[key]), flush=True)
+    return Result(
+        name="losses",
+        config={"items": arguments.items, "threads": arguments.threads, "losses": LOSSES},
+        rows=rows,
+        medians=medians,
+        versions=installed_versions(("torch",)),
+        machine=describe_machine(),
+        commit=git_commit(Path(__file__).parent),
+    )
+
+
+def main() -> None:
+    """Measures what the command line asks for, prints the medians and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=3_416)
+    parser.add_argument("--dims", nargs="+", type=int, default=[64, 128])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(LOSSES), help="these losses beside the materialised one")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", default="benchmarks/out/losses.json")
+    arguments = parser.parse_args()
+    write_result(arguments.json, measure(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training objectives over hidden states and the item table."""

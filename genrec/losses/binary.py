@@ -1,0 +1,82 @@
+"""Binary cross entropy, plain and generalised (gBCE), over the target and sampled negatives."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genrec.losses.contrast import Contrast, own_contrast, shared_contrast
+from genrec.losses.full import at_least_fp32
+from genrec.losses.negatives import Negatives, NegativeSampler
+from genrec.losses.temperature import Temperature
+from genrec.models.item_table import ItemTable
+
+
+class BinaryCrossEntropy(nn.Module):
+    """-(beta * log sigmoid(own) + sum of log(1 - sigmoid(negative))) / (1 + num_negatives), summed over the rows.
+
+    `calibration` t chooses beta between 1 (t = 0, plain BCE) and the share of the other items that are drawn as
+    negatives (t = 1): the lower it is, the less a model that sees few negatives overestimates (Petrov and Macdonald,
+    2023). A negative that is a row's own target does not count.
+    """
+
+    def __init__(
+        self,
+        temperature: Temperature,
+        sampler: NegativeSampler,
+        max_logits_bytes: int,
+        *,
+        calibration: float = 0.0,
+        per_position: bool = False,
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.sampler = sampler
+        self.max_logits_bytes = max_logits_bytes
+        self.calibration = calibration
+        self.per_position = per_position
+
+    def forward(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
+        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; `pool` as in `Loss`."""
+        if self.per_position:
+            negatives = self.sampler.per_position(targets.shape[0], item_table, targets.device)
+        else:
+            negatives = self.sampler.shared(item_table, pool, targets.device)
+        return self.with_negatives(hidden, targets, negatives, item_table)
+
+    def with_negatives(self, hidden: Tensor, targets: Tensor, negatives: Negatives, item_table: ItemTable) -> Tensor:
+        """The same for given negatives."""
+        rows = self.temperature(item_table.normalized(at_least_fp32(hidden)))
+        num_negatives = negatives.ids.shape[-1]
+        criterion = BinaryCriterion(beta(self.calibration, num_negatives, item_table.num_train_items), num_negatives)
+        contrast = own_contrast if self.per_position else shared_contrast
+        return contrast(rows, targets, negatives, item_table, criterion, self.max_logits_bytes)
+
+
+def beta(calibration: float, num_negatives: int, num_items: int) -> float:
+    """The power of the positive probability: alpha (t (1 - 1/alpha) + 1/alpha), alpha = num_negatives / (items - 1).
+
+    Negatives are drawn with repetition; as many as there are other items, or more, count as all of them.
+    """
+    alpha = min(1.0, num_negatives / max(num_items - 1, 1))
+    return alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+
+
+class BinaryCriterion:
+    """(beta * softplus(-own) + sum of softplus(scores)) / (1 + num_negatives).
+
+    -log(sigmoid(s) ** beta) is beta * softplus(-s), which is exact for every score: the published code gets there
+    through log(1 / (p ** -beta - 1)) of a probability in fp64 that is clamped to 1e-10, and a sigmoid of that.
+    """
+
+    held_chunks = 2  # softplus and sigmoid of the scores
+
+    def __init__(self, beta: float, num_negatives: int) -> None:
+        self.beta = beta
+        self.num_negatives = num_negatives
+
+    def __call__(self, own: Tensor, scores: Tensor) -> Contrast:
+        """See `Criterion`."""
+        count = 1 + self.num_negatives
+        loss = (self.beta * F.softplus(-own, threshold=40).sum() + F.softplus(scores, threshold=40).sum()) / count
+        own_gradient = torch.sigmoid(-own).mul_(-self.beta / count)
+        return Contrast(loss, own_gradient, scores.sigmoid_(), own.new_full((1, 1), count))

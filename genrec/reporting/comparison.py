@@ -1,0 +1,192 @@
+"""`genrec compare RUN RUN ...`: runs side by side, each against the first over the same users, or a refusal.
+
+Metrics are computed anew from the saved ranks, so runs with different `evaluation.ks` compare at the first one's. A
+number without its protocol compares with nothing: runs whose cards disagree on what was asked are not ranked.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrec.config import ExperimentConfig
+from genrec.errors import ConfigError, DataError, ProtocolError
+from genrec.evaluation.bootstrap import Difference, Interval, intervals, paired_differences
+from genrec.evaluation.protocol import OF_THE_RUN, compared_value, protocol_differences
+from genrec.evaluation.rank_counts import metric_values, places_of
+from genrec.evaluation.user_ranks import UserRanks, read_ranks
+from genrec.reporting.history import read_history
+from genrec.run_dir import RunDir, open_run
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRun:
+    """One run: its metrics with intervals, and what it cost; NaN where it was not recorded.
+
+    `differences` are to the first run, over the `num_shared` users that both were tested on; empty for the first.
+    """
+
+    name: str
+    path: str
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+    differences: dict[str, Difference]
+    num_users: int
+    num_shared: int
+    beyond_accuracy: dict[str, float]
+    training_s: float
+    events_per_s: float
+    num_parameters: float
+    of_the_run: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Runs that may be compared, the first of which is the base; `protocol` is the card that they share."""
+
+    role: str
+    decisive: str
+    runs: tuple[ComparedRun, ...]
+    protocol: dict[str, Any]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that every run has, in order."""
+        return list(self.runs[0].metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What a run directory says about one role."""
+
+    run: RunDir
+    config: ExperimentConfig
+    values: dict[str, Any]
+    ranks: UserRanks
+
+
+def compare_runs(paths: Sequence[Path], role: str) -> Comparison:
+    """The comparison of at least two runs on the users of `role`.
+
+    Raises ProtocolError when the runs' protocols differ, DataError when a run was not evaluated or its ranks are
+    missing, ConfigError when there are not two different runs.
+    """
+    if len({path.resolve() for path in paths}) < max(len(paths), 2):
+        raise ConfigError(f"compare needs two different runs or more, not {[str(path) for path in paths]}.")
+    recorded = [_read(path, role) for path in paths]
+    base = recorded[0]
+    _refuse_other_protocols(recorded)
+    ks, decisive = base.config.evaluation.ks, base.config.evaluation.metric
+    names = Counter(entry.config.name for entry in recorded)
+    card = base.values["protocol"]
+    return Comparison(
+        role=role,
+        decisive=decisive,
+        runs=tuple(_compared(entry, base, ks, unique=names[entry.config.name] == 1) for entry in recorded),
+        protocol={name: compared_value(card, name) for name in card if name not in OF_THE_RUN},
+    )
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON: `--json` prints it. What was not recorded is null."""
+    return {
+        "role": comparison.role,
+        "decisive": comparison.decisive,
+        "protocol": comparison.protocol,
+        "runs": [_run_json(run) for run in comparison.runs],
+    }
+
+
+def _run_json(run: ComparedRun) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "path": run.path,
+        "num_users": run.num_users,
+        "num_shared": run.num_shared,
+        "metrics": run.metrics,
+        "intervals": run.intervals,
+        "differences": {
+            name: {"value": found.value, "interval": [found.low, found.high], "verdict": found.verdict}
+            for name, found in run.differences.items()
+        },
+        "beyond_accuracy": run.beyond_accuracy,
+        "training_s": _finite(run.training_s),
+        "events_per_s": _finite(run.events_per_s),
+        "num_parameters": _finite(run.num_parameters),
+        "of_the_run": run.of_the_run,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _read(path: Path, role: str) -> _Recorded:
+    run, config = open_run(path)
+    again = f"run `genrec evaluate {path}`"
+    if not run.evaluation_path.is_file():
+        raise DataError(f"{path} has no evaluation.json: it is not finished, or was never evaluated; {again}.")
+    try:
+        values = json.loads(run.evaluation_path.read_text(encoding="utf-8"))[role]
+        step, _ = int(values["best_step"]), dict(values["protocol"])
+    except KeyError as error:
+        raise DataError(f"{run.evaluation_path} has no {error} for {role}; {again}.") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{run.evaluation_path} is damaged ({error}); {again}.") from error
+    ranks = read_ranks(run.ranks_path(role))
+    if ranks.step != step or len(ranks.users) == 0:
+        raise DataError(
+            f"{run.ranks_path(role)} is of step {ranks.step} and evaluation.json of step {step}: one of them is left "
+            f"from an earlier evaluation; {again}."
+        )
+    return _Recorded(run, config, values, ranks)
+
+
+def _refuse_other_protocols(recorded: Sequence[_Recorded]) -> None:
+    base = recorded[0]
+    problems = []
+    for entry in recorded[1:]:
+        differences = protocol_differences(base.values["protocol"], entry.values["protocol"])
+        if differences:
+            problems.append(f"{base.run.root} and {entry.run.root}: " + "; ".join(differences))
+    if problems:
+        raise ProtocolError(
+            "Numbers made under different protocols cannot be ranked, so nothing is compared.\n  "
+            + "\n  ".join(problems)
+        )
+
+
+def _compared(entry: _Recorded, base: _Recorded, ks: Sequence[int], *, unique: bool) -> ComparedRun:
+    counts = np.bincount(places_of(entry.ranks.ranks, max(ks)), minlength=max(ks) + 1)
+    differences: dict[str, Difference] = {}
+    num_shared = len(entry.ranks.users)
+    if entry is not base:
+        shared, mine, theirs = np.intersect1d(
+            entry.ranks.users, base.ranks.users, assume_unique=True, return_indices=True
+        )
+        num_shared = len(shared)
+        if num_shared == 0:
+            raise DataError(f"{entry.run.root} and {base.run.root} share no user; evaluate both again.")
+        differences = paired_differences(entry.ranks.ranks[mine], base.ranks.ranks[theirs], ks)
+    history = read_history(entry.run.metrics_path)
+    training_s, events_per_s = history.last("elapsed_s"), history.median("events_per_s")
+    card = entry.values["protocol"]
+    return ComparedRun(
+        name=entry.config.name if unique else str(entry.run.root),
+        path=str(entry.run.root),
+        metrics=metric_values(counts, ks),
+        intervals=intervals(counts, ks),
+        differences=differences,
+        num_users=entry.ranks.num_users,
+        num_shared=num_shared,
+        beyond_accuracy=dict(entry.values.get("beyond_accuracy") or {}),
+        training_s=math.nan if training_s is None else training_s,
+        events_per_s=math.nan if events_per_s is None else events_per_s,
+        num_parameters=float(entry.values.get("num_parameters") or math.nan),
+        of_the_run={name: card[name] for name in OF_THE_RUN if name in card} | {"step": entry.ranks.step},
+    )
