@@ -71,14 +71,17 @@ def test_a_build_of_another_environment_does_not_count(folder: Path) -> None:
     assert not is_compiled()
 
 
-def test_a_lock_that_nobody_holds_is_removed(folder: Path) -> None:
+def test_a_lock_that_nobody_holds_is_removed_with_a_warning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Even when the op is compiled: every worker takes the lock before it loads it, and would wait for ever.
     write_build(folder)
     lock = folder / "lock"
     lock.touch()
     assert stale_lock() == lock
+    warnings: list[str] = []
+    monkeypatch.setattr(module.logger, "warning", lambda text, *values: warnings.append(text % values))
     compile_cpu_op()
     assert not lock.exists()
+    assert warnings == [f"{lock} was left by a process that was killed, and is removed."]
 
 
 def test_a_lock_that_is_held_is_left_alone(folder: Path) -> None:
