@@ -98,11 +98,27 @@ def train(
     ] = None,
 ) -> None:
     """Train a model, or go on with its run; prepares the data set when that has not been done."""
+    _train(load_config(file, overrides), launcher, fresh, allow_change or [])
+
+
+@app.command()
+def refit(
+    run: RunPath,
+    launcher: Launcher = "ray",
+    fresh: Annotated[bool, typer.Option("--fresh", help="delete the refit of this run first")] = False,
+) -> None:
+    """Train a finished run again, on its validation events too, for as long as its best model was trained."""
+    from genrec.training.refit import refit_config
+
+    directory, experiment = open_run(run)
+    _train(refit_config(directory, experiment), launcher, fresh, [])
+
+
+def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_change: list[str]) -> None:
     from genrec.data.prepare import ensure_prepared
     from genrec.training.progress import progress_of
     from genrec.training.start import check_launcher, open_run_directory, read_fitting_manifest
 
-    experiment = load_config(file, overrides)
     check_launcher(experiment, launcher)
     if os.environ.get("RANK", "0") != "0":  # another process of torchrun; rank 0 prepares and prints
         _fit(experiment, run_dir_of(experiment), launcher)
@@ -116,7 +132,7 @@ def train(
         _say(text)
         said.append(text)
 
-    run = open_run_directory(experiment, fresh=fresh, say=say, allow_change=allow_change or ())
+    run = open_run_directory(experiment, fresh=fresh, say=say, allow_change=allow_change)
     log = _log_to(run.log_path)
     for text in said:
         log.info(text)
@@ -164,7 +180,7 @@ def evaluate(
     from genrec.reporting.console import slices_summary
 
     directory, experiment = open_run(run)
-    roles: tuple[Role, ...] = ("validation", "test") if split == "both" else (split,)
+    roles: tuple[Role, ...] = experiment.evaluated_roles if split == "both" else (split,)
     with nullcontext() if as_json else console.status("evaluating"):
         evaluation = evaluate_run(directory, roles)
     if as_json:

@@ -43,6 +43,7 @@ from genrec.config_losses import LossSection as LossSection
 from genrec.config_losses import SampledSoftmaxConfig as SampledSoftmaxConfig
 from genrec.config_models import Model
 from genrec.config_workers import check_shares
+from genrec.data.schema import Role
 from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
 
@@ -67,6 +68,11 @@ class SequenceConfig(Section):
     )
     target_actions: tuple[str, ...] | None = Field(
         None, min_length=1, description="actions that are predicted, in training and evaluation; null is every action"
+    )
+    train_on: Literal["train", "train+validation"] = Field(
+        "train",
+        description="train+validation is a refit (`genrec refit RUN` sets it): nothing is left to validate on, and the "
+        "weights of the last step are exported",
     )
     mix: dict[str, float] | None = Field(
         None, description="shares of the set's parts in an epoch, by name; null takes every window once"
@@ -309,6 +315,23 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _nothing_to_validate(self) -> "ExperimentConfig":
+        if not self.refits:
+            return self
+        for name, value, way_out in (
+            ("data.split.name", self.data.split.name, "leave-one-out"),
+            ("train.patience", self.train.patience, None),
+            ("evaluation.validation", self.evaluation.validation, "inline"),
+        ):
+            if value != way_out:
+                shown = "null" if way_out is None else way_out
+                raise ValueError(
+                    f"sequence.train_on: train+validation leaves nothing to validate on, and {name} is {value}; set "
+                    f"it to {shown}, or sequence.train_on: train"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_position(self) -> "ExperimentConfig":
         loss, dim = self.loss, self.model.dim
         if not isinstance(loss, FullSoftmaxConfig) and loss.per_position:
@@ -319,6 +342,16 @@ class ExperimentConfig(Section):
                     f"loss.num_negatives ({loss.num_negatives}) at model.dim ({dim}); raise it to {needed} or more"
                 )
         return self
+
+    @property
+    def refits(self) -> bool:
+        """Whether the validation events are trained on too."""
+        return self.sequence.train_on == "train+validation"
+
+    @property
+    def evaluated_roles(self) -> tuple[Role, ...]:
+        """The roles that a run may be measured on: not those that it was trained on."""
+        return ("test",) if self.refits else ("validation", "test")
 
     def accumulation(self, workers: int) -> int:
         """Micro-batches that each of `workers` adds up before a step."""

@@ -156,7 +156,7 @@ def worker_tables(
 def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedChunk:
     """Reads a chunk and packs its windows; raises DataError when the set is not the one that was planned for."""
     lists, offsets, users, uniform = _read_chunk(spec, chunk, reader)
-    ends, _ = history_ends(spec.split, "train", lists["times"], offsets)
+    ends, _ = history_ends(spec.split, spec.trained_as, lists["times"], offsets)
     generator = spec.generator(chunk.epoch, chunk.index)
     windows = cut_windows(spec.window, tokens_of(ends), uniform, generator)
     if int(windows.lengths.sum()) != chunk.num_tokens:

@@ -20,6 +20,7 @@ from genrec.config import ExperimentConfig, GlobalTimeSplit, Split
 from genrec.data.group_order import MixedOrder, PartGroups, Visit, parts_of
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.packing import IntArray, PackingRule, num_steps
+from genrec.data.schema import Role
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
 from genrec.data.target_actions import target_codes
@@ -76,6 +77,8 @@ class PlanSpec:
     """Micro-batches that the windows of a step are dealt into, where not as many as `rule` packs the steps for."""
     pool_size: int = 0
     """Targets of a step that all its micro-batches bring along as negatives."""
+    trained_as: Role = "train"
+    """The role whose history is trained on: train, or test in a refit, which is all that comes before a test target."""
 
     @property
     def parts(self) -> int:
@@ -278,6 +281,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         target_actions=target_codes(sequence.target_actions, manifest),
         dealt_anew=parts if parts != packed_parts else None,
         pool_size=config.loss.num_in_batch,
+        trained_as="test" if config.refits else "train",
     )
     groups = tuple(_read_users(spec, manifest))
     if not any(group.tokens.any() for group in groups):
@@ -315,6 +319,6 @@ def _read_users(spec: PlanSpec, manifest: Manifest) -> Iterator[RowGroupUsers]:
             table = read_row_group(spec.folder, file.path, index, columns)
             offsets = np.concatenate([[0], np.cumsum(table["length"].to_numpy().astype(np.int64))])
             times = table["times"].combine_chunks().flatten().to_numpy() if needs_times else offsets[:0]
-            ends, _ = history_ends(spec.split, "train", times, offsets)
+            ends, _ = history_ends(spec.split, spec.trained_as, times, offsets)
             users = table["user"].to_numpy() if spec.window.drawn_by_user else None
             yield RowGroupUsers(file.path, index, tokens_of(ends), users)

@@ -24,6 +24,7 @@ _WAYS_OUT = {
     "uses_query_time": "compare with a run whose model is told the time of the target too, or train this one without "
     "(hstu: model.time_bias=false)",
     "epoch_choice": "choose the epoch by the same evaluation.metric",
+    "refit_on_validation": "compare refits with refits (`genrec refit RUN`)",
     "sample": "evaluate everybody: `genrec evaluate RUN`",
 }
 
@@ -58,7 +59,7 @@ def protocol_card(
         "ties": "against the model: items that score the same as the target rank before it",
         "sample": "every held-out user" if max_users is None else f"a fixed sample of at most {max_users} users",
         "epoch_choice": _epoch_choice(config, best_step),
-        "refit_on_validation": False,
+        "refit_on_validation": config.refits,
         "num_seeds": 1,
         "seed": config.seed,
         "data_hash": manifest.content_hash,
@@ -120,4 +121,6 @@ def _history(manifest: Manifest, role: Role) -> str:
 def _epoch_choice(config: ExperimentConfig, best_step: int | None) -> str:
     if best_step is None:
         return "none: the newest weights"
+    if config.refits:
+        return f"fixed before training, by the run that was refitted{CHOSEN_STEP}{best_step}"
     return f"the step with the best {config.evaluation.metric} on validation{CHOSEN_STEP}{best_step}"

@@ -11,6 +11,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import Role
+from genrec.errors import DataError
 from genrec.evaluation.detail import evaluate_in_detail
 from genrec.evaluation.popularity import evaluate_popularity
 from genrec.evaluation.protocol import protocol_card
@@ -36,10 +37,16 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Metrics of the run's export by role; every worker calls it, rank 0 writes evaluation.json and the users' ranks.
 
-    Raises DataError when the run has no export yet, or its prepared data set is gone.
+    Raises DataError when the run has no export yet, or its prepared data set is gone, or a role is
+    asked for that the run was trained on.
     """
     workers = Workers(rank, world_size, all_reduce)
     config, weights, _, info = read_export(run.export_path)
+    if not set(roles) <= set(config.evaluated_roles):
+        raise DataError(
+            f"{run.root} is a refit: it was trained on the validation events, so nothing is left to validate it on; "
+            "evaluate it on test."
+        )
     manifest = load_manifest(config.data.prepared)
     model = _load_model(config, manifest, weights, workers, device or torch.device("cpu"))
     num_parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())

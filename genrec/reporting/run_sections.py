@@ -99,7 +99,11 @@ def result(
     limits = tables.best_known_of(role, best_known) if name == "test" else {}
     step = role.get("best_step")
     text = f"{name.capitalize()} metrics of {formats.count(role.get('num_users'))} users"
-    text += f", with the weights of step {step:,}, the best on validation" if isinstance(step, int) else ""
+    if isinstance(step, int):
+        refit = (role.get("protocol") or {}).get("refit_on_validation")
+        text += f", with the weights of step {step:,}, " + (
+            "trained on the validation events too" if refit else "the best on validation"
+        )
     text += ". Popularity recommends to everyone what occurs most in training, under the same protocol."
     text += " Best known is what a perfect model of this log reaches." if limits else ""
     return {

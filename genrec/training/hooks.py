@@ -127,7 +127,7 @@ class ValidationHook:
         best = state.best_metric is None or metric > state.best_metric
         if best:
             state.best_metric, state.best_step, state.validations_without_gain = metric, state.step, 0
-            self._export(state)
+            export_model(self.config, self.engine, self.context, self.manifest, state)
         else:
             state.validations_without_gain += 1
         patience = self.config.train.patience
@@ -149,17 +149,48 @@ class ValidationHook:
             )
         meter.excluded_s += time.perf_counter() - started_at
 
-    def _export(self, state: TrainState) -> None:
-        weights = self.engine.weights()
-        if self.context.rank != 0:
-            return
-        write_export(
-            self.context.run.export_path,
-            dict(weights),
-            self.config,
-            Path(self.config.data.prepared) / ITEMS_FILE,
-            export_info(state, self.config.evaluation.metric, self.manifest.content_hash, self.manifest.actions),
-        )
+
+class RefitHook:
+    """Takes the place of validation in a refit, which has nothing to validate on: exports the weights of the end."""
+
+    def __init__(
+        self, config: ExperimentConfig, engine: Engine, context: WorkerContext, manifest: Manifest, end_step: int
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.context = context
+        self.manifest = manifest
+        self.end_step = end_step
+
+    def due(self, state: TrainState) -> bool:
+        """Whether a validation would follow the step just done; checkpoints ask."""
+        return validation_is_due(self.config, state, self.end_step)
+
+    def after_step(self, state: TrainState, meter: StepMeter) -> None:
+        """See `Hook`."""
+        if state.step == self.end_step:
+            started_at = time.perf_counter()
+            export_model(self.config, self.engine, self.context, self.manifest, state)
+            meter.excluded_s += time.perf_counter() - started_at
+
+
+def export_model(
+    config: ExperimentConfig, engine: Engine, context: WorkerContext, manifest: Manifest, state: TrainState
+) -> None:
+    """Publishes the weights as they are; every worker calls it, worker 0 writes."""
+    weights = engine.weights()
+    if context.rank != 0:
+        return
+    write_export(
+        context.run.export_path,
+        dict(weights),
+        config,
+        Path(config.data.prepared) / ITEMS_FILE,
+        export_info(state, config.evaluation.metric, manifest.content_hash, manifest.actions),
+    )
+
+
+Validation = ValidationHook | BackgroundValidationHook | RefitHook
 
 
 class CheckpointHook:
@@ -177,7 +208,7 @@ class CheckpointHook:
         engine: Engine,
         context: WorkerContext,
         manifest: Manifest,
-        validation: ValidationHook | BackgroundValidationHook,
+        validation: Validation,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -322,11 +353,13 @@ def default_hooks(
     manifest: Manifest,
     guard: StepGuard,
     state: TrainState,
-) -> tuple[LogHook, ValidationHook | BackgroundValidationHook, CheckpointHook]:
+) -> tuple[LogHook, Validation, CheckpointHook]:
     """The hooks of a training run that goes on from `state`, in the order they run in."""
     log = LogHook(config, engine, context, tracker, context.end_step)
-    validation: ValidationHook | BackgroundValidationHook
-    if config.evaluation.validation == "background":
+    validation: Validation
+    if config.refits:
+        validation = RefitHook(config, engine, context, manifest, context.end_step)
+    elif config.evaluation.validation == "background":
         validation = BackgroundValidationHook(config, context, tracker, guard, state)
     else:
         validation = ValidationHook(config, engine, context, tracker, manifest, context.end_step)

@@ -65,7 +65,7 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
         return  # the last ones still run; the driver goes on when they are done (cluster/validation.py)
     evaluate_run(
         context.run,
-        ("validation", "test"),
+        config.evaluated_roles,
         rank=context.rank,
         world_size=context.workers,
         all_reduce=context.all_reduce,

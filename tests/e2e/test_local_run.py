@@ -101,6 +101,26 @@ def test_evaluate_repeats_what_training_reported(trained: Path) -> None:
     assert "Popularity" in succeed(trained, "evaluate", "runs/whole", "--split", "test")
 
 
+def test_a_refit_knows_the_validation_events_and_says_so(trained: Path) -> None:
+    shown = succeed(trained, "refit", "runs/whole", "--launcher", "local")
+    assert "fixed before training" in " ".join(shown.split())
+    refit = trained / "runs" / "whole-refit"
+    test = json.loads((refit / "evaluation.json").read_text())
+    assert test.keys() == {"test"}
+    assert test["test"]["protocol"]["refit_on_validation"] is True
+    assert test["test"]["metrics"]["hr@10"] > 0.9
+    best = json.loads((trained / "runs" / "whole" / "export" / "export.json").read_text())["info"]
+    ended = json.loads((refit / "export" / "export.json").read_text())["info"]
+    assert ended["epoch"] == pytest.approx(best["epoch"], abs=0.05)
+    assert not records(refit, "validation")
+    assert json.loads(succeed(trained, "evaluate", "runs/whole-refit", "--json")).keys() == {"test"}
+    assert "trained on the validation events" in refused(trained, "evaluate", "runs/whole-refit", "--split=validation")
+    assert "refit_on_validation is False and True" in refused(trained, "compare", "runs/whole", "runs/whole-refit")
+    succeed(trained, "report", "runs/whole-refit")
+    assert "trained on the validation events too" in (refit / "report.html").read_text()
+    assert "is a refit itself" in refused(trained, "refit", "runs/whole-refit", "--launcher", "local")
+
+
 def test_recommend_writes_every_user(trained: Path) -> None:
     succeed(trained, "recommend", "runs/whole", "--k", "5", "--output", "top", "--keep-seen")
     table = pq.read_table(trained / "top")
