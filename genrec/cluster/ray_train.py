@@ -1,6 +1,5 @@
 """The Ray launcher: one `TorchTrainer` around `training.worker.run`. The only place that speaks Ray Train."""
 
-import json
 import logging
 import os
 import posixpath
@@ -10,6 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genrec.cluster.mistakes import (
+    FAILURE_FILE,
+    STORAGE_FILE,
+    expect_mistakes,
+    message_of,
+    record,
+    record_mistake,
+)
 from genrec.cluster.ray_upload import publish
 from genrec.cluster.resources import check_resources, data_cpus_reserved
 from genrec.cluster.validation import close_run, validation_config
@@ -17,8 +24,8 @@ from genrec.config import ExperimentConfig, config_from_dict
 from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import PlanSpec, make_plan
 from genrec.data.ray_session import ensure_ray
-from genrec.errors import GenrecError, PreemptedError, RewindError, RunError, StorageError, full_disk
-from genrec.run_dir import RunDir, load_saved_config, write_atomically
+from genrec.errors import GenrecError, PreemptedError, RunError, StorageError
+from genrec.run_dir import RunDir, load_saved_config
 from genrec.training.checkpoint import read_info, resume_point
 from genrec.training.checkpoint_store import CheckpointStore, store_of
 from genrec.training.start import with_whole_paths
@@ -31,8 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FAILURE_FILE = "failure.json"
-STORAGE_FILE = "storage_failure.json"
 PREEMPTED = "preempted"
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 
@@ -74,7 +79,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps),
         started_at_s=started_at_s,
     )
-    (run.root / FAILURE_FILE).unlink(missing_ok=True)
+    expect_mistakes(run)
     forget_problems(run.validations_path)
     with data_cpus_reserved(config, requester=f"data of {job.run_root}"):
         _fit_until_done(config, job, plan.spec)
@@ -115,7 +120,7 @@ def _fit_once(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
     except TrainingFailedError as failed:
         error = failed
     if failure.is_file():
-        raise RunError(_message(failure))
+        raise RunError(message_of(failure))
     if error is not None:
         raise RunError(
             f"Training failed after {config.cluster.max_failures} restarts: {_last_line(error)}. The run is in "
@@ -190,7 +195,7 @@ class _DatasetFactory:
             start_step = 0 if newest is None else read_info(store, newest).step
         except GenrecError as error:
             # An error here would end the run; one of the workers counts as a failure that Ray may restart.
-            _record(self.job.run.root / (STORAGE_FILE if isinstance(error, StorageError) else FAILURE_FILE), error)
+            record(self.job.run.root / (STORAGE_FILE if isinstance(error, StorageError) else FAILURE_FILE), error)
             start_step = end_step  # the workers end at once
         return remaining_chunks(make_plan(config), start_step=start_step, end_step=end_step)
 
@@ -209,7 +214,7 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
     if failure.is_file():
         return None  # a mistake that a restart cannot mend: end here, the driver reports it
     if (job.run.root / STORAGE_FILE).is_file():
-        raise StorageError(_message(job.run.root / STORAGE_FILE))
+        raise StorageError(message_of(job.run.root / STORAGE_FILE))
     config = config_from_dict(job.config)
     me = ray.train.get_context()
     use_gpu = bool(config.cluster.gpus_per_worker)
@@ -231,7 +236,7 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
                 end_step=job.end_step,
                 tables=tables,
                 store=job.store,
-                publish=partial(publish, partial(_record_mistake, failure)),
+                publish=partial(publish, partial(record_mistake, failure)),
                 started_at_s=job.started_at_s,
                 ask_cluster=lambda: ray.train.get_preemption_info() is not None,
             ),
@@ -239,29 +244,9 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
     except PreemptedError:
         return PREEMPTED  # an error would count as a failure
     except (GenrecError, OSError) as error:
-        _record_mistake(failure, error)
+        record_mistake(failure, error)
         raise
     return None
-
-
-def _record_mistake(path: Path, error: Exception) -> None:
-    """Writes down what a restart cannot mend; after other errors, Ray starts the workers again."""
-    mistake = full_disk(error) if isinstance(error, OSError) else error
-    if isinstance(mistake, GenrecError) and not isinstance(mistake, RewindError | StorageError):
-        _record(path, mistake)
-
-
-def _record(path: Path, mistake: GenrecError) -> None:
-    """Tells the driver, and the workers that Ray starts next, what a restart cannot mend."""
-    try:
-        write_atomically(path, json.dumps({"message": str(mistake)}))
-    except OSError:
-        logger.exception("%s could not be written; Ray will restart the workers", path)
-
-
-def _message(path: Path) -> str:
-    """What `_record` has written."""
-    return str(json.loads(path.read_text(encoding="utf-8"))["message"])
 
 
 def _worker_environment() -> dict[str, str]:

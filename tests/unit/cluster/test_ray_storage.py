@@ -11,7 +11,8 @@ from pyarrow import fs
 from storage_that_fails import FailingFiles
 
 from genrec.cluster import ray_train
-from genrec.cluster.ray_train import FAILURE_FILE, STORAGE_FILE, Job, _DatasetFactory, _record_mistake
+from genrec.cluster.mistakes import FAILURE_FILE, STORAGE_FILE, record_mistake
+from genrec.cluster.ray_train import Job, _DatasetFactory
 from genrec.cluster.ray_upload import publish
 from genrec.errors import RewindError, RunError, StorageError
 
@@ -70,7 +71,7 @@ def test_a_failed_upload_is_raised_to_ray_which_may_try_again(reported, tmp_path
     ],
 )
 def test_only_what_a_restart_cannot_mend_is_written_down(tmp_path: Path, error: Exception, is_kept: bool) -> None:
-    _record_mistake(tmp_path / FAILURE_FILE, error)
+    record_mistake(tmp_path / FAILURE_FILE, error)
     assert (tmp_path / FAILURE_FILE).exists() is is_kept
 
 
