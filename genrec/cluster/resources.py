@@ -49,6 +49,38 @@ def check_resources(config: ExperimentConfig) -> None:
             f"{needed_gpus:g} GPUs of the workers, and the cluster has {gpus:g}; use fewer workers, "
             "cluster.validation_gpus=0 to validate on CPUs, or evaluation.validation=inline."
         )
+    _check_machines(config)
+
+
+def _check_machines(config: ExperimentConfig) -> None:
+    """Raises ConfigError when there is enough in sum, and too little of it on each machine: a worker is on one."""
+    import ray
+
+    cluster = config.cluster
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def workers_on(machine: dict[str, float], taken_cpus: float) -> int:
+        fit = [(machine.get("CPU", 0.0) - taken_cpus) / cluster.cpus_per_worker]
+        if cluster.gpus_per_worker:
+            fit.append(machine.get("GPU", 0.0) / cluster.gpus_per_worker)
+        return int(min(fit) + 1e-6)
+
+    most = max(
+        (
+            sum(workers_on(other, DATA_CPUS if other is machine else 0.0) for other in machines)
+            for machine in machines
+            if machine.get("CPU", 0.0) >= DATA_CPUS
+        ),
+        default=0,
+    )
+    if most < cluster.min_workers:
+        sizes = ", ".join(f"{machine.get('CPU', 0):g} CPUs {machine.get('GPU', 0):g} GPUs" for machine in machines[:8])
+        raise ConfigError(
+            f"cluster.workers ({cluster.min_workers}) of {cluster.cpus_per_worker:g} CPUs and "
+            f"{cluster.gpus_per_worker:g} GPUs do not fit beside {DATA_CPUS:g} CPU for Ray Data, because a worker must "
+            f"fit one machine ({sizes}{', ...' if len(machines) > 8 else ''}): {most or 'none'} do; use fewer "
+            "workers, or smaller ones."
+        )
 
 
 @contextmanager
