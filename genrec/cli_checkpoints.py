@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError
 from genrec.reporting import formats
 from genrec.run_dir import open_run
@@ -60,17 +61,32 @@ def _list(run: Path, *, verify: bool, as_json: bool) -> None:
         rows = checkpoint_rows(
             store_of(experiment, directory), digests=verify, results=read_results(directory.validations_path)
         )
+    passes = _passes(experiment, rows)
     if as_json:
-        print(json.dumps([row.to_json() for row in rows]))
+        told = [row.to_json() for row in rows]
+        print(json.dumps(told if passes is None else [{**row, "passes": passes[row["step"]]} for row in told]))
     elif not rows:
         console.print(f"{directory.root} has no checkpoints.", highlight=False)
     else:
         console.print(_table(rows, experiment.evaluation.metric, verified=verify))
+        if passes is not None:
+            parts = ", ".join(f"{name} {formats.number(done)}" for name, done in passes[rows[-1].step].items())
+            console.print(f"Passes through the parts of the mixture at step {rows[-1].step:,}: {parts}.")
         for row in rows:
             if row.problem is not None:
                 console.print(Text(f"{row.name} is {row.status}: {row.problem}."), soft_wrap=True)
     if verify and any(row.status == "damaged" for row in rows):
         raise typer.Exit(1)
+
+
+def _passes(experiment: ExperimentConfig, rows: list[CheckpointRow]) -> dict[int, dict[str, float]] | None:
+    """How often each part of a mixture was passed through at every checkpoint's step; None where nothing is mixed."""
+    from genrec.data.plan import make_plan
+
+    if experiment.sequence.mix is None or not rows:
+        return None
+    plan = make_plan(experiment)
+    return {row.step: plan.cursors(row.step) for row in rows}
 
 
 def _table(rows: list[CheckpointRow], metric: str, *, verified: bool) -> Table:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from genrec.cli import app
 from genrec.config import ExperimentConfig
+from genrec.data.manifest import Part, load_manifest, save_manifest
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.inference.export import read_export
 from genrec.inference.recommender import Recommender
@@ -225,3 +226,22 @@ def test_a_run_without_checkpoints_says_so(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     assert "has no checkpoints" in call(run).stdout
     assert "has none" in str(call(run, "--export", "latest").exception)
+
+
+def test_the_list_says_how_far_each_part_of_a_mixture_is(tmp_path, write_prepared, make_config) -> None:
+    prepared = write_prepared(tmp_path / "set", [[user % 50 + 1] * 10 for user in range(400)], num_files=4)
+    parts = (Part(name="music", num_files=3), Part(name="talk", num_files=1))
+    save_manifest(prepared, load_manifest(prepared).model_copy(update={"parts": parts}))
+    config = make_config(
+        prepared,
+        "engine={name: torch}",
+        "batch={tokens_per_step: 200, micro_batches_per_step: 1}",
+        "sequence.mix={music: 0.5, talk: 0.5}",
+        "train={max_epochs: 1}",
+    )
+    _train(config)
+    run = run_dir_of(config).root
+    passes = json.loads(call(run, "--json").stdout)[-1]["passes"]
+    assert passes == {"music": pytest.approx(2 / 3, rel=0.1), "talk": pytest.approx(2, rel=0.1)}
+    shown = " ".join(call(run).stdout.split())
+    assert "Passes through the parts of the mixture at step" in shown
