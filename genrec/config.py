@@ -309,6 +309,17 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_of_targets(self) -> "ExperimentConfig":
+        wanted, weighted = self.sequence.target_actions, self.loss.action_weights or {}
+        idle = [name for name in weighted if wanted is not None and name not in wanted]
+        if idle:
+            raise ValueError(
+                f"loss.action_weights has {', '.join(idle)}, and sequence.target_actions ({', '.join(wanted or ())}) "
+                "leaves that out of the loss; take it out of the weights, or add it to the targets"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_position(self) -> "ExperimentConfig":
         loss, dim = self.loss, self.model.dim
         if not isinstance(loss, FullSoftmaxConfig) and loss.per_position:

@@ -95,6 +95,20 @@ def write_prepared(
     return folder
 
 
+def set_actions(folder: Path, actions: Sequence[Sequence[int]], names: Sequence[str]) -> Path:
+    """Gives the events of a set of one file these action codes, a row a user; code i is `names[i - 1]`."""
+    manifest = load_manifest(folder)
+    path = folder / manifest.files[0].path
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("actions")
+    table = table.set_column(at, table.schema.field(at), pa.array(actions, pa.list_(pa.uint8())))
+    pq.write_table(table, path, row_group_size=manifest.files[0].row_groups[0].rows)
+    files = (describe_sequence_file(folder, path.name),)
+    hashed = content_hash(folder, files, manifest.split)
+    save_manifest(folder, manifest.model_copy(update={"actions": tuple(names), "files": files, "content_hash": hashed}))
+    return folder
+
+
 def make_config(prepared: Path, *overrides: str) -> ExperimentConfig:
     """A small SASRec config over a prepared folder, with `section.field=value` overrides."""
     values = {

@@ -30,6 +30,7 @@ MICRO_BATCH_SCHEMA = pa.schema(
         pa.field("epoch_first_step", pa.int64(), nullable=False),
         pa.field("epoch_num_steps", pa.int64(), nullable=False),
         pa.field("step_targets", pa.int64(), nullable=False),
+        pa.field("step_weight", pa.float64(), nullable=False),
         # A value for each event.
         pa.field("items", pa.list_(pa.int32()), nullable=False),
         pa.field("times", pa.list_(pa.int64()), nullable=False),
@@ -69,7 +70,9 @@ class PackedChunk:
     borders: IntArray
     """[num_micro_batches + 1] borders of the micro-batches in `windows`."""
     step_targets: IntArray
-    """[num_steps] events that are predicted in each step; at least 1, so that a loss can be divided by it."""
+    """[num_steps] events that are predicted in each step; at least 1."""
+    step_weights: npt.NDArray[np.float64]
+    """[num_steps] sum of their weights; 1 where that is 0, so that a loss can be divided by it."""
     pools: tuple[npt.NDArray[np.int32], IntArray] | None
     """The steps' pools, one after another, and their borders [num_steps + 1]; None where no loss asks for them."""
 
@@ -90,6 +93,7 @@ class PackedChunk:
             "epoch_first_step": np.full(count, chunk.epoch_first_step),
             "epoch_num_steps": np.full(count, chunk.epoch_num_steps),
             "step_targets": self.step_targets[steps],
+            "step_weight": self.step_weights[steps],
             "items": _lists(self.items[events], event_borders),
             "times": _lists(self.times[events], event_borders),
             "actions": _lists(self.actions[events], event_borders),
@@ -171,6 +175,7 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
     firsts = events[event_borders[:-1]]
     events += np.repeat(offsets[:-1][windows.rows], counts)
     step_borders = borders[:: spec.rule.micro_batches_per_step]
+    step_targets = _count_targets(spec, lists["actions"][events], event_borders, step_borders)
     # Now that it is drawn what each window holds: which micro-batch it is in decides nothing about it.
     chosen = np.arange(len(counts))
     if spec.dealt_anew is not None:
@@ -188,7 +193,8 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
         starts=firsts,
         windows=chosen,
         borders=borders,
-        step_targets=_count_targets(spec, lists["actions"][events], event_borders, step_borders),
+        step_targets=step_targets,
+        step_weights=_sum_weights(spec, lists["actions"][events], event_borders, step_borders, step_targets),
         pools=_draw_pools(spec, chunk, lists, (events, event_borders, step_borders)),
     )
 
@@ -215,6 +221,21 @@ def _count_targets(
         counts = np.diff(_borders(wanted.astype(np.int64))[event_borders[step_borders]])
     at_least_one: IntArray = np.maximum(counts, 1)
     return at_least_one
+
+
+def _sum_weights(
+    spec: PlanSpec,
+    actions: npt.NDArray[np.uint8],
+    event_borders: IntArray,
+    step_borders: IntArray,
+    step_targets: IntArray,
+) -> npt.NDArray[np.float64]:
+    """The weights of each step's targets, added up: their number where all count alike."""
+    if spec.action_weights is None:
+        return step_targets.astype(np.float64)
+    weights = np.array(spec.action_weights)[actions] * _are_targets(spec, actions, event_borders)
+    sums = np.diff(np.concatenate([[0.0], np.cumsum(weights)])[event_borders[step_borders]])
+    return np.where(sums > 0, sums, 1.0)
 
 
 def _are_targets(spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray) -> npt.NDArray[np.bool_]:

@@ -82,14 +82,16 @@ def worker_batches(
     workers: int,
     parts: int,
     target_actions: tuple[int, ...] | None = None,
+    action_weights: tuple[float, ...] | None = None,
 ) -> Iterator[tuple[Place, Batch]]:
     """The worker's micro-batches of steps `[start_step, end_step)`; raises RunError when one is out of order.
 
-    `target_actions` are the codes of the actions that are predicted (None: all), as the plan has them.
+    `target_actions` are the codes of the actions that are predicted (None: all), and `action_weights` the weights of
+    targets by the code of their action (None: 1), as the plan has them.
     """
     step, part = start_step, rank
     for table in tables:
-        for place, batch in batches_of(table, target_actions):
+        for place, batch in batches_of(table, target_actions, action_weights):
             if place.step < start_step:
                 continue  # trained before the restart
             if place.step >= end_step:
@@ -109,10 +111,13 @@ def worker_batches(
         )
 
 
-def batches_of(table: pa.Table, target_actions: tuple[int, ...] | None = None) -> Iterator[tuple[Place, Batch]]:
+def batches_of(
+    table: pa.Table, target_actions: tuple[int, ...] | None = None, action_weights: tuple[float, ...] | None = None
+) -> Iterator[tuple[Place, Batch]]:
     """The `Batch` of every row, and its place in the run; only events with one of `target_actions` are targets.
 
-    Columns are converted once for all rows; a row's tensors are views of them.
+    A target weighs what `action_weights` has for the code of its action. Columns are converted once for all rows; a
+    row's tensors are views of them.
     """
     scalars = {name: table[name].to_pylist() for name in _SCALARS}
     lengths = _values(table, "lengths")
@@ -128,6 +133,8 @@ def batches_of(table: pa.Table, target_actions: tuple[int, ...] | None = None) -
     if target_actions is not None:
         wanted = np.isin(actions[targets], np.array(target_actions, dtype=np.uint8))
         tokens["targets"] = np.where(wanted, tokens["targets"], NO_TARGET)
+    if action_weights is not None:
+        tokens["target_weights"] = np.array(action_weights, dtype=np.float32)[actions[targets]]
     windows = {name: torch.from_numpy(_values(table, name).astype(np.int64)) for name in ("users", "starts")}
     of_tokens = {name: torch.from_numpy(values) for name, values in tokens.items()}
     pools = _pools_of(table)
@@ -137,24 +144,28 @@ def batches_of(table: pa.Table, target_actions: tuple[int, ...] | None = None) -
         first, end = int(window_borders[row]), int(window_borders[row + 1])
         values = {name: column[row] for name, column in scalars.items()}
         batch_id = MicroBatchId(values["epoch"], values["chunk"], values["position"])
-        named = {name: column[first:end] for name, column in windows.items()}
+        named: dict[str, Any] = {name: column[first:end] for name, column in windows.items()}
+        named |= {name: values[name] for name in _SUMS}
         if pools is not None:
             named["negatives"] = pools[row]
         if first == end:
-            batch = Batch(**_PADDING, micro_batch_id=batch_id, step_targets=values["step_targets"], **named)
+            padding = _PADDING if action_weights is None else _PADDING | {"target_weights": torch.ones(1)}
+            batch = Batch(**{**padding, **named}, micro_batch_id=batch_id)
         else:
             span = slice(int(offsets[first]), int(offsets[end]))
+            named |= {name: column[span] for name, column in of_tokens.items()}
             batch = Batch(
-                **{name: column[span] for name, column in of_tokens.items()},
+                **named,
                 offsets=torch.from_numpy(offsets[first : end + 1] - offsets[first]),
                 micro_batch_id=batch_id,
-                step_targets=values["step_targets"],
-                **named,
             )
         yield _place(values), batch
 
 
-_SCALARS = ("step", "part", "epoch", "chunk", "position", "epoch_first_step", "epoch_num_steps", "step_targets")
+_SUMS = ("step_targets", "step_weight")
+"""What is told of the whole step."""
+
+_SCALARS = ("step", "part", "epoch", "chunk", "position", "epoch_first_step", "epoch_num_steps", *_SUMS)
 
 # A micro-batch that got no window (fewer windows than micro-batches) must still run forward and backward, because every
 # worker does: it gets one padding token without a target.

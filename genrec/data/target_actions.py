@@ -1,7 +1,9 @@
-"""Which events are worth predicting: those whose action is wanted (completed streams, say, and not skips)."""
+"""Which events are worth predicting: those whose action is wanted (completed streams, say, and not skips), and how
+much each of them counts in the loss.
+"""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError
@@ -14,11 +16,25 @@ def target_codes(names: Sequence[str] | None, manifest: Manifest) -> tuple[int, 
     """
     if names is None:
         return None
-    for name in names:
-        if name not in manifest.actions:
-            close = difflib.get_close_matches(name, manifest.actions, n=3, cutoff=0.4)
-            hint = (
-                f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(manifest.actions) or 'none'}."
-            )
-            raise ConfigError(f"sequence.target_actions has {name!r}, which is no action of the prepared set; {hint}")
-    return tuple(sorted(manifest.actions.index(name) + 1 for name in names))
+    return tuple(sorted(_code_of(name, "sequence.target_actions", manifest) for name in names))
+
+
+def weights_by_code(weights: Mapping[str, float] | None, manifest: Manifest) -> tuple[float, ...] | None:
+    """Weights of a prepared set's actions by their codes, from 0 (no action); None, for 1 everywhere, without weights.
+
+    An action that is not named weighs 1. Raises ConfigError when the set does not have one of those that are.
+    """
+    if weights is None:
+        return None
+    by_code = [1.0] * (len(manifest.actions) + 1)
+    for name, weight in weights.items():
+        by_code[_code_of(name, "loss.action_weights", manifest)] = weight
+    return tuple(by_code)
+
+
+def _code_of(name: str, setting: str, manifest: Manifest) -> int:
+    if name in manifest.actions:
+        return manifest.actions.index(name) + 1
+    close = difflib.get_close_matches(name, manifest.actions, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(manifest.actions) or 'none'}."
+    raise ConfigError(f"{setting} has {name!r}, which is no action of the prepared set; {hint}")

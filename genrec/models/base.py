@@ -12,7 +12,8 @@ from genrec.models.item_table import ItemTable
 
 @dataclass(frozen=True)  # no slots: ZeRO-3 looks for tensors in the `vars` of what a module returns
 class LossSum:
-    """A summed loss and how many targets it sums over; `parts` are named shares of it, for the log."""
+    """A summed loss, weighted where targets have weights, and how many targets it sums over; `parts` are named shares
+    of it, for the log."""
 
     loss_sum: Tensor
     num_targets: int
@@ -22,10 +23,18 @@ class LossSum:
 class Loss(Protocol):
     """A training objective over hidden states and the item table."""
 
-    def __call__(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        item_table: ItemTable,
+        pool: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets].
 
-        `pool` [num_pool] are targets of the whole step, for a loss that compares with them (`Batch.negatives`).
+        `pool` [num_pool] are targets of the whole step, for a loss that compares with them (`Batch.negatives`);
+        `weights` [num_targets] are factors of the targets' losses, where they do not count alike.
         """
         ...
 
@@ -52,11 +61,13 @@ class SequenceModel(nn.Module):
 
     def forward(self, batch: Batch) -> LossSum:
         """The summed loss over the batch's targets (targets of -1 do not count)."""
-        hidden, targets = self.encode(batch), batch.targets
+        hidden, targets, weights = self.encode(batch), batch.targets, batch.target_weights
         positions = (targets >= 0).nonzero().squeeze(1)
         if positions.shape[0] < batch.num_tokens:
             hidden, targets = hidden.index_select(0, positions), targets.index_select(0, positions)
-        return LossSum(self.loss(hidden, targets, self.item_table, batch.negatives), positions.shape[0])
+            weights = None if weights is None else weights.index_select(0, positions)
+        loss_sum = self.loss(hidden, targets, self.item_table, batch.negatives, weights)
+        return LossSum(loss_sum, positions.shape[0])
 
     def last_hidden(self, batch: Batch) -> Tensor:
         """Hidden state at each sequence's last event, [num_sequences, dim]."""

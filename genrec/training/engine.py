@@ -1,7 +1,8 @@
 """The seam between the loop and "how to do a step": DeepSpeed, or plain PyTorch. DeepSpeed is spoken here alone.
 
 Both engines give the same gradient: `micro_step` adds a micro-batch's share of the global step, normalised by the
-targets of the *whole* step, so neither the number of workers nor the packing changes the result.
+targets of the *whole* step (by their weights, added up), so neither the number of workers nor the packing changes the
+result.
 """
 
 import os
@@ -85,7 +86,7 @@ class TorchEngine:
         """See `Engine`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss_sum = self.model(batch).loss_sum
-        (loss_sum / batch.step_targets * _nan_unless_finite(loss_sum)).backward()
+        (loss_sum / batch.step_weight * _nan_unless_finite(loss_sum)).backward()
         if last:
             self._step(lr)
         return float(loss_sum.detach())
@@ -165,7 +166,7 @@ class DeepSpeedEngine:
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
         """See `Engine`. DeepSpeed averages over workers and micro-batches; `_scale` undoes both."""
         loss_sum = self._engine(batch).loss_sum
-        self._engine.backward(loss_sum * (self._scale / batch.step_targets) * _nan_unless_finite(loss_sum))
+        self._engine.backward(loss_sum * (self._scale / batch.step_weight) * _nan_unless_finite(loss_sum))
         if last:
             _set_lr(self._optimizer, lr)
             self._verdict, self._norm = None, self._norm_of_whole_gradients()

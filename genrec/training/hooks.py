@@ -71,7 +71,7 @@ class LogHook:
                     "epoch": round(state.epochs_done, 6),
                     "time_s": time.time(),
                     "elapsed_s": round(state.elapsed_s, 3),
-                    "loss": float(sums[0]) / meter.num_targets,
+                    "loss": float(sums[0]) / meter.weight,
                     "lr": learning_rate(state.step - 1, self.end_step, self.config.optimizer),
                     "gradient_norm": norm if norm is not None and math.isfinite(norm) else None,
                     "events_per_s": round(meter.num_targets / seconds, 1),

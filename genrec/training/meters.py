@@ -18,6 +18,7 @@ class StepMeter:
 
     loss_sum: float = 0.0
     num_targets: int = 0
+    weight: float = 0.0
     num_steps: int = 0
     wait_s: float = 0.0
     excluded_s: float = 0.0
@@ -41,7 +42,7 @@ class StepMeter:
 
     def reset(self) -> None:
         """Starts a new stretch."""
-        self.loss_sum = self.wait_s = self.excluded_s = 0.0
+        self.loss_sum = self.weight = self.wait_s = self.excluded_s = 0.0
         self.num_targets = self.num_steps = 0
         self.started_at = time.perf_counter()
 

@@ -13,7 +13,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import worker_batches
-from genrec.data.target_actions import target_codes
+from genrec.data.target_actions import target_codes, weights_by_code
 from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.models.build import build_model
@@ -90,6 +90,7 @@ def _train(
         workers=context.workers,
         parts=config.batch.micro_batches_per_step,
         target_actions=target_codes(config.sequence.target_actions, manifest),
+        action_weights=weights_by_code(config.loss.action_weights, manifest),
     )
     watchdog = Watchdog(context.run, context.rank, config.faults)
     batches = watchdog.watch(batches)

@@ -59,7 +59,7 @@ def run_steps(tmp_path, write_prepared, make_config) -> Callable[..., list[tuple
     def run(engine: ConstantEngine, *overrides: str) -> list[tuple[int, float, int]]:
         config = make_config(prepared, "batch.micro_batches_per_step=1", *overrides)
         batch = batch_from_arrays(torch.tensor([1]).numpy(), torch.tensor([0, 1]).numpy())
-        batch = dataclasses.replace(batch, step_targets=3)
+        batch = dataclasses.replace(batch, step_targets=3, step_weight=3.0)
         hook, state, num_steps = KeepMeter(), TrainState(), len(engine.losses)
         batches = [(Place(step, 0, 0.5, False), batch) for step in range(num_steps)]
         guard = StepGuard(config, context_of(tmp_path), state)
