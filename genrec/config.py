@@ -34,6 +34,8 @@ from genrec.config_data import Split as Split
 from genrec.config_data import SyntheticSource as SyntheticSource
 from genrec.config_data import kind_by_default
 from genrec.config_errors import explain_validation_error, read_yaml
+from genrec.config_heads import ActionHeadConfig as ActionHeadConfig
+from genrec.config_heads import HeadsConfig as HeadsConfig
 from genrec.config_losses import LEARNED_TEMPERATURES as LEARNED_TEMPERATURES
 from genrec.config_losses import BCEConfig as BCEConfig
 from genrec.config_losses import FullSoftmaxConfig as FullSoftmaxConfig
@@ -284,6 +286,7 @@ class ExperimentConfig(Section):
     inputs: InputsConfig = Field(InputsConfig(), description="what the model sees of an event besides its item")
     model: Model = Field(description="the network")
     loss: Loss = Field(description="the training objective")
+    heads: HeadsConfig = Field(HeadsConfig(), description="what is predicted of the next event besides its item")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and its schedule")
     engine: Engine = Field(DeepSpeedConfig(), description="how a step is executed")
     train: TrainConfig = Field(description="how long to train")

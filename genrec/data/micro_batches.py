@@ -7,7 +7,7 @@ before it is put down nowhere, stream.py knows it. Nothing here needs torch, so 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ MICRO_BATCH_SCHEMA = pa.schema(
         pa.field("epoch_num_steps", pa.int64(), nullable=False),
         pa.field("step_targets", pa.int64(), nullable=False),
         pa.field("step_weight", pa.float64(), nullable=False),
+        pa.field("step_actions", pa.int64(), nullable=False),
         # A value for each event.
         pa.field("items", pa.list_(pa.int32()), nullable=False),
         pa.field("times", pa.list_(pa.int64()), nullable=False),
@@ -46,6 +47,17 @@ MICRO_BATCH_SCHEMA = pa.schema(
 
 POOL_DRAWS = 1
 """Tells the draws of pools from a chunk's other draws."""
+
+
+class StepSums(NamedTuple):
+    """Sums over whole steps, [num_steps] each; 1 where nothing is summed, so that a loss can be divided by it."""
+
+    targets: IntArray
+    """Events that are predicted."""
+    weights: npt.NDArray[np.float64]
+    """The weights of these, added up."""
+    actions: IntArray
+    """Events with a known action that follow another event of their window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +81,7 @@ class PackedChunk:
     """[num_windows] index into event_borders, users and starts, micro-batch after micro-batch."""
     borders: IntArray
     """[num_micro_batches + 1] borders of the micro-batches in `windows`."""
-    step_targets: IntArray
-    """[num_steps] events that are predicted in each step; at least 1."""
-    step_weights: npt.NDArray[np.float64]
-    """[num_steps] sum of their weights; 1 where that is 0, so that a loss can be divided by it."""
+    sums: StepSums
     pools: tuple[npt.NDArray[np.int32], IntArray] | None
     """The steps' pools, one after another, and their borders [num_steps + 1]; None where no loss asks for them."""
 
@@ -92,8 +101,9 @@ class PackedChunk:
             "position": self.first_id + positions,
             "epoch_first_step": np.full(count, chunk.epoch_first_step),
             "epoch_num_steps": np.full(count, chunk.epoch_num_steps),
-            "step_targets": self.step_targets[steps],
-            "step_weight": self.step_weights[steps],
+            "step_targets": self.sums.targets[steps],
+            "step_weight": self.sums.weights[steps],
+            "step_actions": self.sums.actions[steps],
             "items": _lists(self.items[events], event_borders),
             "times": _lists(self.times[events], event_borders),
             "actions": _lists(self.actions[events], event_borders),
@@ -175,7 +185,7 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
     firsts = events[event_borders[:-1]]
     events += np.repeat(offsets[:-1][windows.rows], counts)
     step_borders = borders[:: spec.rule.micro_batches_per_step]
-    step_targets = _count_targets(spec, lists["actions"][events], event_borders, step_borders)
+    sums = _sum_steps(spec, lists["actions"][events], event_borders, step_borders)
     # Now that it is drawn what each window holds: which micro-batch it is in decides nothing about it.
     chosen = np.arange(len(counts))
     if spec.dealt_anew is not None:
@@ -193,8 +203,7 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
         starts=firsts,
         windows=chosen,
         borders=borders,
-        step_targets=step_targets,
-        step_weights=_sum_weights(spec, lists["actions"][events], event_borders, step_borders, step_targets),
+        sums=sums,
         pools=_draw_pools(spec, chunk, lists, (events, event_borders, step_borders)),
     )
 
@@ -209,40 +218,28 @@ def _first_id(spec: PlanSpec, num_steps: int) -> int:
     return num_steps * (spec.rule.micro_batches_per_step + spec.dealt_anew * (spec.dealt_anew - 1) // 2)
 
 
-def _count_targets(
+def _sum_steps(
     spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray, step_borders: IntArray
-) -> IntArray:
-    """Events that are predicted in each step: those that are not the first of their window and have a wanted action."""
-    counts: IntArray
-    if spec.target_actions is None:
-        counts = np.diff(event_borders[step_borders]) - np.diff(step_borders)
-    else:
-        wanted = _are_targets(spec, actions, event_borders)
-        counts = np.diff(_borders(wanted.astype(np.int64))[event_borders[step_borders]])
-    at_least_one: IntArray = np.maximum(counts, 1)
-    return at_least_one
-
-
-def _sum_weights(
-    spec: PlanSpec,
-    actions: npt.NDArray[np.uint8],
-    event_borders: IntArray,
-    step_borders: IntArray,
-    step_targets: IntArray,
-) -> npt.NDArray[np.float64]:
-    """The weights of each step's targets, added up: their number where all count alike."""
-    if spec.action_weights is None:
-        return step_targets.astype(np.float64)
-    weights = np.array(spec.action_weights)[actions] * _are_targets(spec, actions, event_borders)
-    sums = np.diff(np.concatenate([[0.0], np.cumsum(weights)])[event_borders[step_borders]])
-    return np.where(sums > 0, sums, 1.0)
+) -> StepSums:
+    """Sums over the steps' events, whose actions are given in the order of the steps; a window's first event does not
+    count, as nothing predicts it."""
+    borders = event_borders[step_borders]
+    targets = _are_targets(spec, actions, event_borders)
+    num_targets = np.maximum(np.diff(_borders(targets.astype(np.int64))[borders]), 1)
+    weights = num_targets.astype(np.float64)
+    if spec.targets.weights is not None:
+        weighted = np.array(spec.targets.weights)[actions] * targets
+        weights = np.diff(np.concatenate([[0.0], np.cumsum(weighted)])[borders])
+        weights[weights <= 0] = 1.0
+    known = actions > 0
+    known[event_borders[:-1]] = False
+    num_actions = np.maximum(np.diff(_borders(known.astype(np.int64))[borders]), 1)
+    return StepSums(num_targets, weights, num_actions)
 
 
 def _are_targets(spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray) -> npt.NDArray[np.bool_]:
     """Which events are predicted: not the first of a window, and of a wanted action."""
-    wanted = np.ones(len(actions), dtype=np.bool_)
-    if spec.target_actions is not None:
-        wanted = np.isin(actions, np.array(spec.target_actions, dtype=np.uint8))
+    wanted = spec.targets.chosen(actions)
     wanted[event_borders[:-1]] = False
     return wanted
 

@@ -22,7 +22,7 @@ from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.packing import IntArray, PackingRule, num_steps
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
-from genrec.data.target_actions import target_codes, weights_by_code
+from genrec.data.target_actions import EVERY_TARGET, TargetRule, target_rule
 from genrec.data.windows import WindowRule, uniform_by_user, window_lengths
 from genrec.errors import ConfigError, DataError
 
@@ -70,10 +70,7 @@ class PlanSpec:
     seed: int
     window: WindowRule
     rule: PackingRule
-    target_actions: tuple[int, ...] | None = None
-    """Codes of the actions that are predicted; None is all."""
-    action_weights: tuple[float, ...] | None = None
-    """Weight of a target by the code of its action; None is 1 for all."""
+    targets: TargetRule = EVERY_TARGET
     dealt_anew: int | None = None
     """Micro-batches that the windows of a step are dealt into, where not as many as `rule` packs the steps for."""
     pool_size: int = 0
@@ -277,8 +274,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
             alpha=sequence.alpha,
         ),
         rule=rule,
-        target_actions=target_codes(sequence.target_actions, manifest),
-        action_weights=weights_by_code(config.loss.action_weights, manifest),
+        targets=target_rule(config, manifest),
         dealt_anew=parts if parts != packed_parts else None,
         pool_size=config.loss.num_in_batch,
     )

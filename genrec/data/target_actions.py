@@ -4,9 +4,44 @@ much each of them counts in the loss.
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRule:
+    """What a training run makes of the events that come next."""
+
+    actions: tuple[int, ...] | None = None
+    """Codes of the actions that are predicted; None is all."""
+    weights: tuple[float, ...] | None = None
+    """Weight of a target by the code of its action; None is 1 for all."""
+    next_events: bool = False
+    """Whether batches say what the next event is, whatever its action: for heads."""
+
+    def chosen(self, actions: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """Which events are predicted, by their actions [num_events]."""
+        if self.actions is None:
+            return np.ones(len(actions), dtype=np.bool_)
+        return np.isin(actions, np.array(self.actions, dtype=np.uint8))
+
+
+EVERY_TARGET = TargetRule()
+
+
+def target_rule(config: ExperimentConfig, manifest: Manifest) -> TargetRule:
+    """The rule of a config on a prepared set; raises ConfigError when the set lacks an action that it names."""
+    return TargetRule(
+        actions=target_codes(config.sequence.target_actions, manifest),
+        weights=weights_by_code(config.loss.action_weights, manifest),
+        next_events=bool(config.heads.weights),
+    )
 
 
 def target_codes(names: Sequence[str] | None, manifest: Manifest) -> tuple[int, ...] | None:

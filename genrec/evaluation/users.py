@@ -8,7 +8,7 @@ A worker's share is a range of the set's rows, so it reads a row group only when
 is in one share. Nothing that comes after a user's target is read into a batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -71,6 +71,7 @@ class EvaluationBatch:
     users       [num_users] user indices; may be fewer than the batch's sequences (see `placeholder_batch`)
     targets     [num_users] item indices
     history_lengths  [num_users] events before the target, seen by the model or not
+    target_actions   [num_users] the targets' actions, 0 where unknown; None where nobody asks
     seen_rows   [num_seen]  row of a user, and
     seen_items  [num_seen]  an item of that user's whole history; both empty when seen items are not filtered
     """
@@ -81,6 +82,7 @@ class EvaluationBatch:
     history_lengths: Tensor
     seen_rows: Tensor
     seen_items: Tensor
+    target_actions: Tensor | None = None
 
 
 def histories_from_table(table: pa.Table) -> Histories:
@@ -142,7 +144,25 @@ def placeholder_batch() -> EvaluationBatch:
     """One sequence of one event and no user: what a worker without users runs while the others still have some."""
     none = torch.zeros(0, dtype=torch.int64)
     batch = batch_from_arrays(np.ones(1, dtype=np.int64), np.array([0, 1]))
-    return EvaluationBatch(batch, users=none, targets=none, history_lengths=none, seen_rows=none, seen_items=none)
+    return EvaluationBatch(
+        batch, users=none, targets=none, history_lengths=none, seen_rows=none, seen_items=none, target_actions=none
+    )
+
+
+def in_step(
+    batches: Iterator[EvaluationBatch], all_reduce: Callable[[Tensor], Tensor] | None, device: torch.device
+) -> Iterator[EvaluationBatch]:
+    """This worker's batches, then placeholders until no worker has any left.
+
+    Under ZeRO-3 a forward pass gathers weights from all workers, so all of them must make the same number of passes,
+    however unevenly the users fall. One number summed before each batch costs far less than the pass.
+    """
+    for batch in batches:
+        if all_reduce is not None:
+            all_reduce(torch.ones(1, dtype=torch.int64, device=device))
+        yield batch
+    while all_reduce is not None and int(all_reduce(torch.zeros(1, dtype=torch.int64, device=device))) > 0:
+        yield placeholder_batch()
 
 
 def users_per_batch_of(config: ExperimentConfig, num_items: int) -> int:
@@ -232,6 +252,7 @@ def _cut(parts: list[tuple[Histories, IntArray]], config: ExperimentConfig) -> I
             history_lengths=torch.from_numpy(history_lengths[rows]),
             seen_rows=seen_rows,
             seen_items=seen_items,
+            target_actions=torch.from_numpy(users.actions[target_events]),
         )
 
 

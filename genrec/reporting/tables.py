@@ -185,6 +185,19 @@ def beyond_rows(role: Mapping[str, Any], decisive: str) -> list[Row]:
     return rows if f"coverage@{k}" in values else []
 
 
+def head_rows(role: Mapping[str, Any]) -> list[Row]:
+    """How well a model tells what happens to the held-out events, given their items; empty without heads."""
+    values = metric_values(role.get("heads"))
+    if "action_accuracy" not in values:
+        return []
+    guess = f"{formats.percent(values.get('action_majority'))} for the most frequent action"
+    base = f"{formats.number(values.get('action_base_log_loss'), 3)} for the shares of the actions"
+    return [
+        Row("Action accuracy", formats.percent(values.get("action_accuracy")), guess),
+        Row("Action log loss", formats.number(values.get("action_log_loss"), 3), base),
+    ]
+
+
 def best_known_of(role: Mapping[str, Any], best_known: Mapping[str, float]) -> dict[str, float]:
     """The best reachable value of each metric of a test result, out of a manifest's `best_known`.
 

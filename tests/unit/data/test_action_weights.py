@@ -12,7 +12,7 @@ from genrec.data.batch import Batch
 from genrec.data.manifest import load_manifest
 from genrec.data.plan import make_plan
 from genrec.data.stream import Place, local_tables, worker_batches
-from genrec.data.target_actions import target_codes, weights_by_code
+from genrec.data.target_actions import target_rule
 from genrec.errors import ConfigError
 
 PARTS = 4
@@ -39,8 +39,7 @@ def batches_of(config: ExperimentConfig, rank: int = 0, workers: int = 1) -> lis
             local_tables(plan, **span),
             **span,
             parts=PARTS,
-            target_actions=target_codes(config.sequence.target_actions, manifest),
-            action_weights=weights_by_code(config.loss.action_weights, manifest),
+            targets=target_rule(config, manifest),
         )
     )
 

@@ -49,7 +49,7 @@ def train(engine: TorchEngine, steps: int) -> list[float]:
         )
         batch = dataclasses.replace(batch, step_targets=4, step_weight=4.0)
         torch.manual_seed(step)
-        losses.append(engine.micro_step(batch, lr=0.01, last=True))
+        losses.append(engine.micro_step(batch, lr=0.01, last=True).loss_sum)
     return losses
 
 
