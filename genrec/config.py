@@ -35,6 +35,7 @@ from genrec.config_data import SyntheticSource as SyntheticSource
 from genrec.config_data import kind_by_default
 from genrec.config_errors import explain_validation_error, read_yaml
 from genrec.config_heads import ActionHeadConfig as ActionHeadConfig
+from genrec.config_heads import DwellHeadConfig as DwellHeadConfig
 from genrec.config_heads import HeadsConfig as HeadsConfig
 from genrec.config_losses import LEARNED_TEMPERATURES as LEARNED_TEMPERATURES
 from genrec.config_losses import BCEConfig as BCEConfig

@@ -34,12 +34,14 @@ class Batch:
     step_targets                                targets of the whole global step
     step_weight                                 sum of their weights; the loss is divided by it
     step_actions                                next events of the whole step whose action is known
+    step_values                                 those whose value is known
     users          [num_sequences] int64        who the windows belong to; None outside training
     starts         [num_sequences] int64        place of each window's first event in its user's history; None outside
     negatives      [num_negatives] int64        the step's pool of targets; None where no loss asks for one
     target_weights [num_tokens] float32         factor of each target's loss; None where all count alike
     next_items     [num_tokens] int64           item of the next event, a target or not; None where no head asks for it
     next_actions   [num_tokens] int64           its action, 0 where unknown; None likewise
+    next_values    [num_tokens] float32         its value (seconds played), NaN where unknown; None likewise
 
     `users` and `starts` name what was trained, for logs, and a loss prepares `negatives` on the CPU: they stay where
     they are when the batch moves to a device. A micro-batch without windows has one sequence of padding, and users and
@@ -56,12 +58,14 @@ class Batch:
     step_targets: int = 0
     step_weight: float = 0.0
     step_actions: int = 0
+    step_values: int = 0
     users: Tensor | None = None
     starts: Tensor | None = None
     negatives: Tensor | None = None
     target_weights: Tensor | None = None
     next_items: Tensor | None = None
     next_actions: Tensor | None = None
+    next_values: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:

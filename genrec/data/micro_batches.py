@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from genrec.data.packing import IntArray, deal_anew, pack
 from genrec.data.plan import Chunk, PlanSpec, tokens_of
+from genrec.data.schema import VALUES, sequences_schema
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
 from genrec.data.windows import choose_events, cut_windows
@@ -32,10 +33,12 @@ MICRO_BATCH_SCHEMA = pa.schema(
         pa.field("step_targets", pa.int64(), nullable=False),
         pa.field("step_weight", pa.float64(), nullable=False),
         pa.field("step_actions", pa.int64(), nullable=False),
+        pa.field("step_values", pa.int64(), nullable=False),
         # A value for each event.
         pa.field("items", pa.list_(pa.int32()), nullable=False),
         pa.field("times", pa.list_(pa.int64()), nullable=False),
         pa.field("actions", pa.list_(pa.uint8()), nullable=False),
+        pa.field("values", pa.list_(pa.float32())),  # null where no head asks for it
         # A value for each window: its tokens, its user, and the place of its first event in the user's history.
         pa.field("lengths", pa.list_(pa.int32()), nullable=False),
         pa.field("users", pa.list_(pa.int64()), nullable=False),
@@ -58,6 +61,8 @@ class StepSums(NamedTuple):
     """The weights of these, added up."""
     actions: IntArray
     """Events with a known action that follow another event of their window."""
+    values: IntArray
+    """The same with a known value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class PackedChunk:
     items: npt.NDArray[np.int32]
     times: npt.NDArray[np.int64]
     actions: npt.NDArray[np.uint8]
+    values: npt.NDArray[np.float32] | None
     events: IntArray
     """[num_tokens + num_windows] index into items, times and actions, window after window."""
     event_borders: IntArray
@@ -104,9 +110,13 @@ class PackedChunk:
             "step_targets": self.sums.targets[steps],
             "step_weight": self.sums.weights[steps],
             "step_actions": self.sums.actions[steps],
+            "step_values": self.sums.values[steps],
             "items": _lists(self.items[events], event_borders),
             "times": _lists(self.times[events], event_borders),
             "actions": _lists(self.actions[events], event_borders),
+            "values": pa.nulls(count, pa.list_(pa.float32()))
+            if self.values is None
+            else _lists(self.values[events], event_borders),
             "lengths": _lists((lengths - 1).astype(np.int32), window_borders),
             "users": _lists(self.users[windows], window_borders),
             "starts": _lists(self.starts[windows], window_borders),
@@ -128,18 +138,19 @@ class PackedChunk:
 class RowGroupReader:
     """Reads row groups for chunks, and keeps the last ones: chunks of a small set hold the same ones every epoch."""
 
-    COLUMNS = ("user", "length", "items", "times", "actions")
     KEPT_BYTES = 64 * 2**20
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, values: bool = False) -> None:
+        """`values` reads the events' values too, of a set that keeps them."""
         self._folder = folder
+        self.columns = sequences_schema(values=values).names
         self._kept: dict[tuple[str, int], pa.Table] = {}
         self._kept_bytes = 0
 
     def read(self, path: str, group: int) -> pa.Table:
-        """A row group's users, with `COLUMNS`."""
+        """A row group's users, with `columns`."""
         kept = self._kept.pop((path, group), None)
-        table = read_row_group(self._folder, path, group, self.COLUMNS) if kept is None else kept
+        table = read_row_group(self._folder, path, group, self.columns) if kept is None else kept
         self._kept[path, group] = table  # the newest stands last
         self._kept_bytes += table.nbytes if kept is None else 0
         while self._kept_bytes > self.KEPT_BYTES:
@@ -157,7 +168,7 @@ def worker_tables(
     parts `p` with `p % workers == w`; its rows are in order of step and part.
     """
     parts, block = spec.parts, spec.rule.steps_per_block
-    reader = RowGroupReader(spec.folder)
+    reader = RowGroupReader(spec.folder, values=spec.targets.next_values)
     for chunk in chunks:
         packed = pack_chunk(spec, chunk, reader)
         first, end = max(start_step - chunk.first_step, 0), min(end_step - chunk.first_step, chunk.num_steps)
@@ -185,7 +196,7 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
     firsts = events[event_borders[:-1]]
     events += np.repeat(offsets[:-1][windows.rows], counts)
     step_borders = borders[:: spec.rule.micro_batches_per_step]
-    sums = _sum_steps(spec, lists["actions"][events], event_borders, step_borders)
+    sums = _sum_steps(spec, lists, (events, event_borders, step_borders))
     # Now that it is drawn what each window holds: which micro-batch it is in decides nothing about it.
     chosen = np.arange(len(counts))
     if spec.dealt_anew is not None:
@@ -197,6 +208,7 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
         items=lists["items"],
         times=lists["times"],
         actions=lists["actions"],
+        values=lists.get(VALUES),
         events=events,
         event_borders=event_borders,
         users=users[windows.rows],
@@ -219,22 +231,29 @@ def _first_id(spec: PlanSpec, num_steps: int) -> int:
 
 
 def _sum_steps(
-    spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray, step_borders: IntArray
+    spec: PlanSpec, lists: dict[str, npt.NDArray[Any]], packed: tuple[IntArray, IntArray, IntArray]
 ) -> StepSums:
-    """Sums over the steps' events, whose actions are given in the order of the steps; a window's first event does not
-    count, as nothing predicts it."""
+    """Sums over the steps' events, `packed` as for `_draw_pools`; a window's first event does not count, as nothing
+    predicts it."""
+    events, event_borders, step_borders = packed
+    actions = lists["actions"][events]
+
+    def count(chosen: npt.NDArray[np.bool_]) -> IntArray:
+        chosen[event_borders[:-1]] = False
+        counts: IntArray = np.maximum(np.diff(_borders(chosen.astype(np.int64))[borders]), 1)
+        return counts
+
     borders = event_borders[step_borders]
     targets = _are_targets(spec, actions, event_borders)
-    num_targets = np.maximum(np.diff(_borders(targets.astype(np.int64))[borders]), 1)
+    num_targets = count(targets)
     weights = num_targets.astype(np.float64)
     if spec.targets.weights is not None:
         weighted = np.array(spec.targets.weights)[actions] * targets
         weights = np.diff(np.concatenate([[0.0], np.cumsum(weighted)])[borders])
         weights[weights <= 0] = 1.0
-    known = actions > 0
-    known[event_borders[:-1]] = False
-    num_actions = np.maximum(np.diff(_borders(known.astype(np.int64))[borders]), 1)
-    return StepSums(num_targets, weights, num_actions)
+    no_values = np.zeros(len(events), dtype=np.bool_)
+    has_value = np.isfinite(lists[VALUES][events]) if VALUES in lists else no_values
+    return StepSums(num_targets, weights, count(actions > 0), count(has_value))
 
 
 def _are_targets(spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray) -> npt.NDArray[np.bool_]:
@@ -272,7 +291,7 @@ def _draw_pools(
 def _read_chunk(
     spec: PlanSpec, chunk: Chunk, reader: RowGroupReader
 ) -> tuple[dict[str, npt.NDArray[Any]], IntArray, IntArray, npt.NDArray[np.float64] | None]:
-    """Items, times and actions of the chunk's users, one after another; the users' borders, indices and draws."""
+    """What the events of the chunk's users are, one after another; the users' borders, indices and draws."""
     tables = [reader.read(path, group) for path, group, _ in chunk.row_groups]
     draws = [
         spec.uniform(table["user"].to_numpy(), visit.epoch)
@@ -281,7 +300,7 @@ def _read_chunk(
     drawn = [draw for draw in draws if draw is not None]
     table = pa.concat_tables(tables).combine_chunks()
     offsets = _borders(table["length"].to_numpy().astype(np.int64))
-    lists = {name: table[name].combine_chunks().flatten().to_numpy() for name in ("items", "times", "actions")}
+    lists = {name: table[name].combine_chunks().flatten().to_numpy() for name in reader.columns[2:]}
     return lists, offsets, table["user"].to_numpy(), np.concatenate(drawn) if drawn else None
 
 

@@ -128,6 +128,8 @@ def batches_of(table: pa.Table, rule: TargetRule = EVERY_TARGET) -> Iterator[tup
     }
     if rule.next_events:
         tokens |= {"next_items": tokens["targets"], "next_actions": actions[targets].astype(np.int64)}
+    if rule.next_values:
+        tokens["next_values"] = _values(table, "values")[targets]
     if rule.actions is not None:
         tokens["targets"] = np.where(rule.chosen(actions[targets]), tokens["targets"], NO_TARGET)
     if rule.weights is not None:
@@ -147,6 +149,8 @@ def batches_of(table: pa.Table, rule: TargetRule = EVERY_TARGET) -> Iterator[tup
             named["negatives"] = pools[row]
         if first == end:
             named |= {name: torch.zeros(1, dtype=column.dtype) for name, column in of_tokens.items()} | _PADDING
+            if rule.next_values:
+                named["next_values"] = torch.full((1,), torch.nan)
             batch = Batch(**named, micro_batch_id=batch_id)
         else:
             span = slice(int(offsets[first]), int(offsets[end]))
@@ -159,7 +163,7 @@ def batches_of(table: pa.Table, rule: TargetRule = EVERY_TARGET) -> Iterator[tup
         yield _place(values), batch
 
 
-_SUMS = ("step_targets", "step_weight", "step_actions")
+_SUMS = ("step_targets", "step_weight", "step_actions", "step_values")
 """What is told of the whole step."""
 
 _SCALARS = ("step", "part", "epoch", "chunk", "position", "epoch_first_step", "epoch_num_steps", *_SUMS)

@@ -24,6 +24,8 @@ class TargetRule:
     """Weight of a target by the code of its action; None is 1 for all."""
     next_events: bool = False
     """Whether batches say what the next event is, whatever its action: for heads."""
+    next_values: bool = False
+    """Whether they say its value too: for the dwell head."""
 
     def chosen(self, actions: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         """Which events are predicted, by their actions [num_events]."""
@@ -41,6 +43,7 @@ def target_rule(config: ExperimentConfig, manifest: Manifest) -> TargetRule:
         actions=target_codes(config.sequence.target_actions, manifest),
         weights=weights_by_code(config.loss.action_weights, manifest),
         next_events=bool(config.heads.weights),
+        next_values=config.heads.dwell is not None,
     )
 
 

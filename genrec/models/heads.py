@@ -53,6 +53,24 @@ class ActionHead(nn.Module):
         return F.log_softmax(at_least_fp32(scores), dim=1)
 
 
+class DwellHead(nn.Module):
+    """W_2 SiLU(W_1 x + b_1) + b_2 as log(1 + seconds); it begins at a minute.
+
+    Its loss is Huber's with delta 1: the square up to an error of a factor e, then the error itself, so that a player
+    that was left running does not pull on everything.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2 * dim, dim)
+        self.output = nn.Linear(dim, 1)
+        nn.init.constant_(self.output.bias, math.log1p(60))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """log(1 + seconds) [num_rows], in fp32 or wider."""
+        return at_least_fp32(self.output(F.silu(self.inner(x))).squeeze(1))
+
+
 class Heads(nn.Module):
     """The heads that `HeadsConfig` asks for."""
 
@@ -62,6 +80,7 @@ class Heads(nn.Module):
         self.weights = config.weights
         self.scale = math.sqrt(dim)
         self.action = ActionHead(dim, num_actions) if config.action is not None else None
+        self.dwell = DwellHead(dim) if config.dwell is not None else None
 
     def inputs(self, hidden: Tensor, items: Tensor, item_table: ItemTable) -> Tensor:
         """What heads read, [num_rows, 2 * dim], for `hidden` [num_rows, dim] and the next `items` [num_rows]."""
@@ -81,4 +100,12 @@ class Heads(nn.Module):
             codes = batch.next_actions.index_select(0, rows) - 1
             total = F.nll_loss(self.action(x.index_select(0, rows)), codes, reduction="sum")
             found["action"] = total * (batch.step_weight / batch.step_actions)
+        if self.dwell is not None:
+            if batch.next_values is None:
+                raise ValueError("the dwell head learns from the next events' values, and this batch has none of them")
+            rows = batch.next_values.isfinite().nonzero().squeeze(1)
+            predicted = self.dwell(x.index_select(0, rows))
+            wanted = torch.log1p(batch.next_values.index_select(0, rows).to(predicted.dtype))
+            total = F.huber_loss(predicted, wanted, reduction="sum")
+            found["dwell"] = total * (batch.step_weight / batch.step_values)
         return found

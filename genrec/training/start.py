@@ -161,6 +161,11 @@ def _check_heads(config: ExperimentConfig, manifest: Manifest) -> None:
             f"heads.action needs at least two actions to tell apart, and {prepared} has {num_actions}; set "
             "data.source.columns.action and prepare it again, or set heads.action to null."
         )
+    if config.heads.dwell is not None and not manifest.has_values:
+        raise ConfigError(
+            f"heads.dwell needs the seconds played, and {prepared} does not hold them; set data.source.columns.value "
+            "and data.keep_values=true and prepare it again, or set heads.dwell to null."
+        )
 
 
 def _check_inputs(config: ExperimentConfig, manifest: Manifest) -> None:

@@ -124,6 +124,8 @@ def evaluation_in_depth() -> dict[str, Any]:
         "action_majority": 0.712,
         "action_log_loss": 0.4123,
         "action_base_log_loss": 0.7012,
+        "dwell_mae_log": 0.6543,
+        "dwell_base_mae_log": 0.9123,
     }
     part = {"num_users": 5_590, "metrics": test["metrics"], "standard_errors": {"ndcg@10": 0.0013}}
     rest = {"num_users": 16_773, "metrics": {"ndcg@10": 0.0512}, "standard_errors": {"ndcg@10": 0.0017}}
