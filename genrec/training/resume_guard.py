@@ -38,15 +38,7 @@ FREE = (
 )
 """Settings, or whole sections, that a resumed run may change without being asked."""
 
-ON_REQUEST = (
-    "engine.precision",
-    "evaluation",
-    "optimizer",
-    "train",
-    "loss",
-    "heads.action.weight",
-    "heads.dwell.weight",
-)
+ON_REQUEST = ("engine.precision", "evaluation", "optimizer", "train", "loss")
 """Settings, or whole sections, that `--allow-change` may name."""
 
 
