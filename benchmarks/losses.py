@@ -49,8 +49,15 @@ LOSSES: dict[str, dict[str, Any]] = {
 class MaterialisedSoftmax(nn.Module):
     """The plain loss: all logits of all targets in fp32, kept for the backward pass."""
 
-    def forward(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
-        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]."""
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        item_table: ItemTable,
+        pool: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; all count alike."""
         return item_table(lambda weight: F.cross_entropy(hidden @ weight.T, targets, reduction="sum"))
 
 

@@ -34,6 +34,9 @@ from genrec.config_data import Split as Split
 from genrec.config_data import SyntheticSource as SyntheticSource
 from genrec.config_data import kind_by_default
 from genrec.config_errors import explain_validation_error, read_yaml
+from genrec.config_heads import ActionHeadConfig as ActionHeadConfig
+from genrec.config_heads import DwellHeadConfig as DwellHeadConfig
+from genrec.config_heads import HeadsConfig as HeadsConfig
 from genrec.config_losses import LEARNED_TEMPERATURES as LEARNED_TEMPERATURES
 from genrec.config_losses import BCEConfig as BCEConfig
 from genrec.config_losses import FullSoftmaxConfig as FullSoftmaxConfig
@@ -290,6 +293,7 @@ class ExperimentConfig(Section):
     inputs: InputsConfig = Field(InputsConfig(), description="what the model sees of an event besides its item")
     model: Model = Field(description="the network")
     loss: Loss = Field(description="the training objective")
+    heads: HeadsConfig = Field(HeadsConfig(), description="what is predicted of the next event besides its item")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and its schedule")
     engine: Engine = Field(DeepSpeedConfig(), description="how a step is executed")
     train: TrainConfig = Field(description="how long to train")
@@ -329,6 +333,17 @@ class ExperimentConfig(Section):
                     f"sequence.train_on: train+validation leaves nothing to validate on, and {name} is {value}; set "
                     f"it to {shown}, or sequence.train_on: train"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_of_targets(self) -> "ExperimentConfig":
+        wanted, weighted = self.sequence.target_actions, self.loss.action_weights or {}
+        idle = [name for name in weighted if wanted is not None and name not in wanted]
+        if idle:
+            raise ValueError(
+                f"loss.action_weights has {', '.join(idle)}, and sequence.target_actions ({', '.join(wanted or ())}) "
+                "leaves that out of the loss; take it out of the weights, or add it to the targets"
+            )
         return self
 
     @model_validator(mode="after")

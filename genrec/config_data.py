@@ -155,6 +155,7 @@ class DataConfig(Section):
     min_user_events: int = Field(1, ge=1, description="users with fewer events are dropped (k-core, iterated)")
     min_item_events: int = Field(1, ge=1, description="items with fewer events are dropped (k-core, iterated)")
     min_value: float | None = Field(None, description="events with a smaller value are dropped; null keeps all")
+    keep_values: bool = Field(False, description="the events' values (seconds played) are stored, for heads.dwell")
     max_rejected_fraction: float = Field(0.01, ge=0, le=1, description="more bad rows than this fail the job")
     max_rejected_files: int = Field(0, ge=0, description="files of the log that may be bad and are put aside")
     max_time: int | None = Field(None, description="events after this second are rejected; null is the year 9999")

@@ -9,6 +9,8 @@ from genrec.config_data import Section
 LEARNED_TEMPERATURES = (0.01, 10.0)
 """A learned temperature stays between these."""
 
+MAX_ACTION_WEIGHT = 1_000.0
+
 
 class LossSection(Section):
     """What all losses have in common."""
@@ -16,6 +18,18 @@ class LossSection(Section):
     temperature: float = Field(1.0, gt=0, description="scores are divided by it")
     learn_temperature: bool = Field(False, description="the temperature is a weight that starts there, 0.01 to 10")
     max_logits_bytes: int = Field(64 * 2**20, ge=2**16, description="logits held at any time, in bytes")
+    action_weights: dict[str, float] | None = Field(
+        None, min_length=1, description="weights of targets by their action; an action without one has 1"
+    )
+
+    @model_validator(mode="after")
+    def _weights_in_bounds(self) -> "LossSection":
+        wrong = [name for name, weight in (self.action_weights or {}).items() if not 0 <= weight <= MAX_ACTION_WEIGHT]
+        if wrong:
+            raise ValueError(
+                f"action_weights {self.action_weights} must be 0 to {MAX_ACTION_WEIGHT:g}; mend {', '.join(wrong)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _temperature_in_bounds(self) -> "LossSection":

@@ -14,7 +14,9 @@ from genrec.data.schema import (
     SEQUENCES_DIR,
     SEQUENCES_SCHEMA,
     USERS_FILE,
+    VALUES,
     items_schema,
+    sequences_schema,
     users_schema,
 )
 from genrec.data.split import history_ends
@@ -92,6 +94,30 @@ def write_prepared(
     )
     save_manifest(folder, manifest)
     load_manifest(folder)
+    return folder
+
+
+def set_actions(folder: Path, actions: Sequence[Sequence[int]], names: Sequence[str]) -> Path:
+    """Gives the events of a set of one file these action codes, a row a user; code i is `names[i - 1]`."""
+    lists = pa.array(actions, pa.list_(pa.uint8()))
+    return _rewrite(folder, "actions", lists, actions=tuple(names))
+
+
+def set_values(folder: Path, values: Sequence[Sequence[float]]) -> Path:
+    """Gives the events of a set of one file these values, a row a user; NaN is unknown."""
+    return _rewrite(folder, VALUES, pa.array(values, pa.list_(pa.float32())), has_values=True)
+
+
+def _rewrite(folder: Path, column: str, lists: pa.Array, **changes: object) -> Path:
+    manifest = load_manifest(folder)
+    path = folder / manifest.files[0].path
+    table = pq.read_table(path)
+    columns = {name: table[name] for name in table.column_names} | {column: lists}
+    table = pa.table(columns, schema=sequences_schema(values=VALUES in columns))
+    pq.write_table(table, path, row_group_size=manifest.files[0].row_groups[0].rows)
+    files = (describe_sequence_file(folder, path.name),)
+    changes |= {"files": files, "content_hash": content_hash(folder, files, manifest.split)}
+    save_manifest(folder, manifest.model_copy(update=changes))
     return folder
 
 

@@ -194,6 +194,7 @@ class AppendJob:
                 self.log.time_unit,
                 self.config.min_value,
                 self.config.max_time,
+                self.config.keep_values,
                 self.finished / REJECTED_DIR / f"part-{first + index:05d}.parquet",
             )
             for index, part in enumerate(self.log.parts)

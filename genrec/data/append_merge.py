@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from genrec.config import Split
 from genrec.data.manifest import SequenceFile, describe_sequence_file, length_histogram
-from genrec.data.schema import SEQUENCES_DIR, SEQUENCES_SCHEMA
+from genrec.data.schema import SEQUENCES_DIR, VALUES, sequences_schema
 from genrec.data.sequence_files import read_row_group, write_row_group
 from genrec.data.sequences import row_group_ends
 from genrec.data.split import history_ends
@@ -30,6 +30,7 @@ class Events:
     items    [num_events]      item indices
     times    [num_events]      seconds
     actions  [num_events]      codes, 0 for none
+    values   [num_events]      NaN where unknown; None where the set does not keep them
     """
 
     users: IntArray
@@ -37,6 +38,7 @@ class Events:
     items: npt.NDArray[np.int32]
     times: IntArray
     actions: npt.NDArray[np.uint8]
+    values: npt.NDArray[np.float32] | None = None
 
     def rows(self) -> IntArray:
         """The place of each event's user, [num_events]."""
@@ -47,7 +49,8 @@ class Events:
         lengths = np.diff(self.offsets)[places]
         offsets = _borders(lengths)
         index = np.repeat(self.offsets[:-1][places] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Events(self.users[places], offsets, self.items[index], self.times[index], self.actions[index])
+        values = None if self.values is None else self.values[index]
+        return Events(self.users[places], offsets, self.items[index], self.times[index], self.actions[index], values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def merge(task: MergeTask, new: Events, place_of_user: npt.NDArray[np.int32], nu
 
     Raises DataError when an old and a new event have no order.
     """
-    old = _read_old(task, place_of_user)
+    old = _read_old(task, place_of_user, sequences_schema(values=new.values is not None))
     num_old = len(old.users)
     users = np.concatenate([old.users, task.new_users])
     places = place_of_user[users].astype(np.int64)
@@ -102,6 +105,7 @@ def merge(task: MergeTask, new: Events, place_of_user: npt.NDArray[np.int32], nu
         np.concatenate([old.items, added.items])[order],
         times[order],
         np.concatenate([old.actions, added.actions])[order],
+        None if old.values is None or added.values is None else np.concatenate([old.values, added.values])[order],
     )
     name = f"part-{task.number:05d}.parquet"
     _write(task.target / SEQUENCES_DIR / name, merged, task.row_group_users)
@@ -127,20 +131,21 @@ def lengths_of(events: Events) -> IntArray:
     return np.diff(events.offsets)
 
 
-def _read_old(task: MergeTask, place_of_user: npt.NDArray[np.int32]) -> Events:
+def _read_old(task: MergeTask, place_of_user: npt.NDArray[np.int32], schema: pa.Schema) -> Events:
     tables = []
     for path, group in task.groups:
-        table = read_row_group(task.source, path, group, SEQUENCES_SCHEMA.names)
+        table = read_row_group(task.source, path, group, schema.names)
         if path not in task.compacted:
             table = table.filter(pa.array(place_of_user[table["user"].to_numpy()] >= 0))
         tables.append(table)
-    table = pa.concat_tables([SEQUENCES_SCHEMA.empty_table(), *tables])
+    table = pa.concat_tables([schema.empty_table(), *tables])
     return Events(
         users=table["user"].to_numpy(),
         offsets=_borders(table["length"].to_numpy().astype(np.int64)),
         items=_flat(table["items"]),
         times=_flat(table["times"]),
         actions=_flat(table["actions"]),
+        values=_flat(table[VALUES]) if VALUES in schema.names else None,
     )
 
 
@@ -166,8 +171,8 @@ def _train_counts(events: Events, split: Split, num_items: int) -> IntArray:
 
 
 def _write(path: Path, events: Events, max_users: int) -> None:
-    lengths = lengths_of(events)
-    with pq.ParquetWriter(str(path), SEQUENCES_SCHEMA, compression="zstd", use_dictionary=False) as writer:
+    lengths, schema = lengths_of(events), sequences_schema(values=events.values is not None)
+    with pq.ParquetWriter(str(path), schema, compression="zstd", use_dictionary=False) as writer:
         start = 0
         for end in row_group_ends(lengths, max_users):
             first, last = events.offsets[start], events.offsets[end]
@@ -178,6 +183,7 @@ def _write(path: Path, events: Events, max_users: int) -> None:
                 events.items[first:last],
                 events.times[first:last],
                 events.actions[first:last],
+                None if events.values is None else events.values[first:last],
             )
             start = end
 

@@ -33,12 +33,13 @@ class ReadTask:
     time_unit: str
     min_value: float | None
     max_time: int | None
+    keep_values: bool
     rejected_path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class PartEvents:
-    """The events of one part (user, item, time, action?) in the order of the log, and counts of what is no event."""
+    """The events of one part (user, item, time, action?, value?) as the log has them, and counts of what is none."""
 
     events: pa.Table | None
     num_rows: int
@@ -110,6 +111,7 @@ def number_events(folder: Path, parts: Sequence[PartEvents], actions: tuple[str,
         items=items[in_time].astype(np.int32),
         times=micros[in_time] // MICROSECONDS,
         actions=action_codes[in_time],
+        values=_values(log)[in_time] if "value" in log.column_names else None,
     )
     return NewEvents(
         events=events,
@@ -161,13 +163,23 @@ def _action_codes(log: pa.Table, known: tuple[str, ...]) -> tuple[npt.NDArray[np
     return codes.astype(np.uint8), new
 
 
+def _values(log: pa.Table) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[np.float32] = log["value"].fill_null(float("nan")).cast(pa.float32()).to_numpy()
+    return values
+
+
 def _read_or_reject(task: ReadTask) -> PartEvents | BadPart:
     tables = []
     num_read = num_small = 0
     try:
         with RejectedWriter(task.rejected_path, task.part.label) as rejected:
             for block, num_block_rows, num_block_small in read_events(
-                task.part, rejected, time_unit=task.time_unit, min_value=task.min_value, max_time=task.max_time
+                task.part,
+                rejected,
+                time_unit=task.time_unit,
+                min_value=task.min_value,
+                max_time=task.max_time,
+                keep_values=task.keep_values,
             ):
                 num_read += num_block_rows
                 num_small += num_block_small

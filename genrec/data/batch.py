@@ -1,7 +1,7 @@
 """`Batch`: the one meaning of a batch. Jagged: sequences one after another, `offsets` between them, no padding."""
 
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,17 @@ class Batch:
     target_times   [num_tokens] int64           time of the next event: the query time
     offsets        [num_sequences + 1] int64    borders of the sequences
     micro_batch_id                              None outside training
-    step_targets                                targets of the whole global step; the loss is divided by it
+    step_targets                                targets of the whole global step
+    step_weight                                 sum of their weights; the loss is divided by it
+    step_actions                                next events of the whole step whose action is known
+    step_values                                 those whose value is known
     users          [num_sequences] int64        who the windows belong to; None outside training
     starts         [num_sequences] int64        place of each window's first event in its user's history; None outside
     negatives      [num_negatives] int64        the step's pool of targets; None where no loss asks for one
+    target_weights [num_tokens] float32         factor of each target's loss; None where all count alike
+    next_items     [num_tokens] int64           item of the next event, a target or not; None where no head asks for it
+    next_actions   [num_tokens] int64           its action, 0 where unknown; None likewise
+    next_values    [num_tokens] float32         its value (seconds played), NaN where unknown; None likewise
 
     `users` and `starts` name what was trained, for logs, and a loss prepares `negatives` on the CPU: they stay where
     they are when the batch moves to a device. A micro-batch without windows has one sequence of padding, and users and
@@ -49,9 +56,16 @@ class Batch:
     offsets: Tensor
     micro_batch_id: MicroBatchId | None = None
     step_targets: int = 0
+    step_weight: float = 0.0
+    step_actions: int = 0
+    step_values: int = 0
     users: Tensor | None = None
     starts: Tensor | None = None
     negatives: Tensor | None = None
+    target_weights: Tensor | None = None
+    next_items: Tensor | None = None
+    next_actions: Tensor | None = None
+    next_values: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -70,8 +84,15 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.type is Tensor}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ON_CPU}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
+        }
         return replace(self, **moved)
+
+
+_ON_CPU = ("users", "starts", "negatives")
+"""Fields that no device reads."""
 
 
 def batch_from_arrays(

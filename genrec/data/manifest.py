@@ -78,6 +78,7 @@ class Manifest(_Frozen):
     has_times: bool = Field(description="False: `times` only count positions, the log had none")
     time_range: tuple[int, int] = Field(description="first and last second of the log")
     actions: tuple[str, ...] = Field((), description="names of actions 1, 2, ...; empty when the log has none")
+    has_values: bool = Field(False, description="True: the sequences have a column `values` (data.keep_values)")
     length_histogram: dict[int, int] = Field(description="upper bound of a length bucket (power of two) -> users")
     split: Split
     files: tuple[SequenceFile, ...]

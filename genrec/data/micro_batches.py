@@ -7,7 +7,7 @@ before it is put down nowhere, stream.py knows it. Nothing here needs torch, so 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from genrec.data.packing import IntArray, deal_anew, pack
 from genrec.data.plan import Chunk, PlanSpec, tokens_of
+from genrec.data.schema import VALUES, sequences_schema
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
 from genrec.data.windows import choose_events, cut_windows
@@ -30,10 +31,14 @@ MICRO_BATCH_SCHEMA = pa.schema(
         pa.field("epoch_first_step", pa.int64(), nullable=False),
         pa.field("epoch_num_steps", pa.int64(), nullable=False),
         pa.field("step_targets", pa.int64(), nullable=False),
+        pa.field("step_weight", pa.float64(), nullable=False),
+        pa.field("step_actions", pa.int64(), nullable=False),
+        pa.field("step_values", pa.int64(), nullable=False),
         # A value for each event.
         pa.field("items", pa.list_(pa.int32()), nullable=False),
         pa.field("times", pa.list_(pa.int64()), nullable=False),
         pa.field("actions", pa.list_(pa.uint8()), nullable=False),
+        pa.field("values", pa.list_(pa.float32())),  # null where no head asks for it
         # A value for each window: its tokens, its user, and the place of its first event in the user's history.
         pa.field("lengths", pa.list_(pa.int32()), nullable=False),
         pa.field("users", pa.list_(pa.int64()), nullable=False),
@@ -47,6 +52,19 @@ POOL_DRAWS = 1
 """Tells the draws of pools from a chunk's other draws."""
 
 
+class StepSums(NamedTuple):
+    """Sums over whole steps, [num_steps] each; 1 where nothing is summed, so that a loss can be divided by it."""
+
+    targets: IntArray
+    """Events that are predicted."""
+    weights: npt.NDArray[np.float64]
+    """The weights of these, added up."""
+    actions: IntArray
+    """Events with a known action that follow another event of their window."""
+    values: IntArray
+    """The same with a known value."""
+
+
 @dataclass(frozen=True, slots=True)
 class PackedChunk:
     """A chunk in memory: its events as they are read, and which of them make which micro-batch."""
@@ -58,6 +76,7 @@ class PackedChunk:
     items: npt.NDArray[np.int32]
     times: npt.NDArray[np.int64]
     actions: npt.NDArray[np.uint8]
+    values: npt.NDArray[np.float32] | None
     events: IntArray
     """[num_tokens + num_windows] index into items, times and actions, window after window."""
     event_borders: IntArray
@@ -68,8 +87,7 @@ class PackedChunk:
     """[num_windows] index into event_borders, users and starts, micro-batch after micro-batch."""
     borders: IntArray
     """[num_micro_batches + 1] borders of the micro-batches in `windows`."""
-    step_targets: IntArray
-    """[num_steps] events that are predicted in each step; at least 1, so that a loss can be divided by it."""
+    sums: StepSums
     pools: tuple[npt.NDArray[np.int32], IntArray] | None
     """The steps' pools, one after another, and their borders [num_steps + 1]; None where no loss asks for them."""
 
@@ -89,10 +107,16 @@ class PackedChunk:
             "position": self.first_id + positions,
             "epoch_first_step": np.full(count, chunk.epoch_first_step),
             "epoch_num_steps": np.full(count, chunk.epoch_num_steps),
-            "step_targets": self.step_targets[steps],
+            "step_targets": self.sums.targets[steps],
+            "step_weight": self.sums.weights[steps],
+            "step_actions": self.sums.actions[steps],
+            "step_values": self.sums.values[steps],
             "items": _lists(self.items[events], event_borders),
             "times": _lists(self.times[events], event_borders),
             "actions": _lists(self.actions[events], event_borders),
+            "values": pa.nulls(count, pa.list_(pa.float32()))
+            if self.values is None
+            else _lists(self.values[events], event_borders),
             "lengths": _lists((lengths - 1).astype(np.int32), window_borders),
             "users": _lists(self.users[windows], window_borders),
             "starts": _lists(self.starts[windows], window_borders),
@@ -114,18 +138,19 @@ class PackedChunk:
 class RowGroupReader:
     """Reads row groups for chunks, and keeps the last ones: chunks of a small set hold the same ones every epoch."""
 
-    COLUMNS = ("user", "length", "items", "times", "actions")
     KEPT_BYTES = 64 * 2**20
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, values: bool = False) -> None:
+        """`values` reads the events' values too, of a set that keeps them."""
         self._folder = folder
+        self.columns = sequences_schema(values=values).names
         self._kept: dict[tuple[str, int], pa.Table] = {}
         self._kept_bytes = 0
 
     def read(self, path: str, group: int) -> pa.Table:
-        """A row group's users, with `COLUMNS`."""
+        """A row group's users, with `columns`."""
         kept = self._kept.pop((path, group), None)
-        table = read_row_group(self._folder, path, group, self.COLUMNS) if kept is None else kept
+        table = read_row_group(self._folder, path, group, self.columns) if kept is None else kept
         self._kept[path, group] = table  # the newest stands last
         self._kept_bytes += table.nbytes if kept is None else 0
         while self._kept_bytes > self.KEPT_BYTES:
@@ -143,7 +168,7 @@ def worker_tables(
     parts `p` with `p % workers == w`; its rows are in order of step and part.
     """
     parts, block = spec.parts, spec.rule.steps_per_block
-    reader = RowGroupReader(spec.folder)
+    reader = RowGroupReader(spec.folder, values=spec.targets.next_values)
     for chunk in chunks:
         packed = pack_chunk(spec, chunk, reader)
         first, end = max(start_step - chunk.first_step, 0), min(end_step - chunk.first_step, chunk.num_steps)
@@ -171,6 +196,7 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
     firsts = events[event_borders[:-1]]
     events += np.repeat(offsets[:-1][windows.rows], counts)
     step_borders = borders[:: spec.rule.micro_batches_per_step]
+    sums = _sum_steps(spec, lists, (events, event_borders, step_borders))
     # Now that it is drawn what each window holds: which micro-batch it is in decides nothing about it.
     chosen = np.arange(len(counts))
     if spec.dealt_anew is not None:
@@ -182,13 +208,14 @@ def pack_chunk(spec: PlanSpec, chunk: Chunk, reader: RowGroupReader) -> PackedCh
         items=lists["items"],
         times=lists["times"],
         actions=lists["actions"],
+        values=lists.get(VALUES),
         events=events,
         event_borders=event_borders,
         users=users[windows.rows],
         starts=firsts,
         windows=chosen,
         borders=borders,
-        step_targets=_count_targets(spec, lists["actions"][events], event_borders, step_borders),
+        sums=sums,
         pools=_draw_pools(spec, chunk, lists, (events, event_borders, step_borders)),
     )
 
@@ -203,25 +230,35 @@ def _first_id(spec: PlanSpec, num_steps: int) -> int:
     return num_steps * (spec.rule.micro_batches_per_step + spec.dealt_anew * (spec.dealt_anew - 1) // 2)
 
 
-def _count_targets(
-    spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray, step_borders: IntArray
-) -> IntArray:
-    """Events that are predicted in each step: those that are not the first of their window and have a wanted action."""
-    counts: IntArray
-    if spec.target_actions is None:
-        counts = np.diff(event_borders[step_borders]) - np.diff(step_borders)
-    else:
-        wanted = _are_targets(spec, actions, event_borders)
-        counts = np.diff(_borders(wanted.astype(np.int64))[event_borders[step_borders]])
-    at_least_one: IntArray = np.maximum(counts, 1)
-    return at_least_one
+def _sum_steps(
+    spec: PlanSpec, lists: dict[str, npt.NDArray[Any]], packed: tuple[IntArray, IntArray, IntArray]
+) -> StepSums:
+    """Sums over the steps' events, `packed` as for `_draw_pools`; a window's first event does not count, as nothing
+    predicts it."""
+    events, event_borders, step_borders = packed
+    actions = lists["actions"][events]
+
+    def count(chosen: npt.NDArray[np.bool_]) -> IntArray:
+        chosen[event_borders[:-1]] = False
+        counts: IntArray = np.maximum(np.diff(_borders(chosen.astype(np.int64))[borders]), 1)
+        return counts
+
+    borders = event_borders[step_borders]
+    targets = _are_targets(spec, actions, event_borders)
+    num_targets = count(targets)
+    weights = num_targets.astype(np.float64)
+    if spec.targets.weights is not None:
+        weighted = np.array(spec.targets.weights)[actions] * targets
+        weights = np.diff(np.concatenate([[0.0], np.cumsum(weighted)])[borders])
+        weights[weights <= 0] = 1.0
+    no_values = np.zeros(len(events), dtype=np.bool_)
+    has_value = np.isfinite(lists[VALUES][events]) if VALUES in lists else no_values
+    return StepSums(num_targets, weights, count(actions > 0), count(has_value))
 
 
 def _are_targets(spec: PlanSpec, actions: npt.NDArray[np.uint8], event_borders: IntArray) -> npt.NDArray[np.bool_]:
     """Which events are predicted: not the first of a window, and of a wanted action."""
-    wanted = np.ones(len(actions), dtype=np.bool_)
-    if spec.target_actions is not None:
-        wanted = np.isin(actions, np.array(spec.target_actions, dtype=np.uint8))
+    wanted = spec.targets.chosen(actions)
     wanted[event_borders[:-1]] = False
     return wanted
 
@@ -254,7 +291,7 @@ def _draw_pools(
 def _read_chunk(
     spec: PlanSpec, chunk: Chunk, reader: RowGroupReader
 ) -> tuple[dict[str, npt.NDArray[Any]], IntArray, IntArray, npt.NDArray[np.float64] | None]:
-    """Items, times and actions of the chunk's users, one after another; the users' borders, indices and draws."""
+    """What the events of the chunk's users are, one after another; the users' borders, indices and draws."""
     tables = [reader.read(path, group) for path, group, _ in chunk.row_groups]
     draws = [
         spec.uniform(table["user"].to_numpy(), visit.epoch)
@@ -263,7 +300,7 @@ def _read_chunk(
     drawn = [draw for draw in draws if draw is not None]
     table = pa.concat_tables(tables).combine_chunks()
     offsets = _borders(table["length"].to_numpy().astype(np.int64))
-    lists = {name: table[name].combine_chunks().flatten().to_numpy() for name in ("items", "times", "actions")}
+    lists = {name: table[name].combine_chunks().flatten().to_numpy() for name in reader.columns[2:]}
     return lists, offsets, table["user"].to_numpy(), np.concatenate(drawn) if drawn else None
 
 

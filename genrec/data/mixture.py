@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,15 @@ from genrec.data.manifest import (
     num_train_items,
     save_manifest,
 )
-from genrec.data.schema import ITEMS_FILE, SEQUENCES_DIR, SEQUENCES_SCHEMA, USERS_FILE, items_schema, users_schema
+from genrec.data.schema import (
+    ITEMS_FILE,
+    SEQUENCES_DIR,
+    USERS_FILE,
+    VALUES,
+    items_schema,
+    sequences_schema,
+    users_schema,
+)
 from genrec.data.sequence_files import read_row_group
 from genrec.data.vocabulary import MAX_ACTIONS
 from genrec.errors import ConfigError, DataError
@@ -61,6 +69,8 @@ class CopyTask:
     actions_map: tuple[int, ...]
     first_user: int
     path: Path
+    values: bool = False
+    """Whether the copy has the events' values: NaN where the set has none."""
 
 
 class MixtureJob:
@@ -91,6 +101,7 @@ class MixtureJob:
                         actions_map=tuple(codes),
                         first_user=part.first_user,
                         path=self.finished / SEQUENCES_DIR / f"part-{len(tasks):05d}.parquet",
+                        values=self.config.keep_values,
                     )
                 )
         files = tuple(describe_sequence_file(self.finished, name) for name in copy_all(copy_sequences, tasks))
@@ -152,6 +163,7 @@ class MixtureJob:
                 max(manifest.time_range[1] for manifest in manifests),
             ),
             actions=actions,
+            has_values=self.config.keep_values,
             length_histogram=_add_up([manifest.length_histogram for manifest in manifests]),
             split=self.config.split,
             files=files,
@@ -172,17 +184,20 @@ def copy_sequences(task: CopyTask) -> str:
     """Copies one sequence file, row group by row group, with the mixture's numbers; the name of the new file."""
     items_map = np.load(task.items_map, mmap_mode="r")
     actions_map = np.array(task.actions_map, dtype=np.uint8)
-    columns = SEQUENCES_SCHEMA.names
-    with pq.ParquetWriter(str(task.path), SEQUENCES_SCHEMA, compression="zstd", use_dictionary=False) as writer:
+    schema = sequences_schema(values=task.values)
+    with pq.ParquetWriter(str(task.path), schema, compression="zstd", use_dictionary=False) as writer:
         for group in range(len(task.file.row_groups)):
-            table = read_row_group(task.folder, task.file.path, group, columns).combine_chunks()
+            table = read_row_group(task.folder, task.file.path, group, schema.names).combine_chunks()
+            if task.values and VALUES not in table.column_names:  # columns that are not there are not read
+                unknown = np.full(items_map.shape, np.nan, dtype=np.float32)
+                table = table.append_column(VALUES, _map_lists(table["items"], unknown))
             changed = {
                 "user": pc.add(table["user"], task.first_user),
                 "items": _map_lists(table["items"], items_map),
                 "actions": _map_lists(table["actions"], actions_map),
             }
-            arrays = [changed.get(name, table[name]) for name in columns]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=SEQUENCES_SCHEMA))
+            arrays = [changed.get(name, table[name]) for name in schema.names]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return task.path.name
 
 
@@ -197,7 +212,7 @@ def stale_sets(source: MixtureSource, manifest: Manifest) -> list[str]:
     return [f"{part.name} has changed since" for part in manifest.parts if now.get(part.name) != part.content_hash]
 
 
-def _map_lists(column: pa.ChunkedArray, codes: npt.NDArray[np.integer]) -> pa.ListArray:
+def _map_lists(column: pa.ChunkedArray, codes: npt.NDArray[Any]) -> pa.ListArray:
     """Lists of the same lengths whose values are `codes` by the old values."""
     lists = column.combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
@@ -234,6 +249,11 @@ def _open_sets(config: DataConfig, source: MixtureSource) -> list[_Set]:
             )
         sets.append(_Set(name, path, manifest, first_user))
         first_user += manifest.num_users
+    if config.keep_values and not any(part.manifest.has_values for part in sets):
+        raise DataError(
+            "data.keep_values is set, and none of the sets has values; prepare them with data.keep_values=true, or "
+            "leave it out here."
+        )
     return sets
 
 

@@ -23,7 +23,7 @@ from genrec.data.packing import IntArray, PackingRule, num_steps
 from genrec.data.schema import Role
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
-from genrec.data.target_actions import target_codes
+from genrec.data.target_actions import EVERY_TARGET, TargetRule, target_rule
 from genrec.data.windows import WindowRule, uniform_by_user, window_lengths
 from genrec.errors import ConfigError, DataError
 
@@ -71,8 +71,7 @@ class PlanSpec:
     seed: int
     window: WindowRule
     rule: PackingRule
-    target_actions: tuple[int, ...] | None = None
-    """Codes of the actions that are predicted; None is all."""
+    targets: TargetRule = EVERY_TARGET
     dealt_anew: int | None = None
     """Micro-batches that the windows of a step are dealt into, where not as many as `rule` packs the steps for."""
     pool_size: int = 0
@@ -278,7 +277,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
             alpha=sequence.alpha,
         ),
         rule=rule,
-        target_actions=target_codes(sequence.target_actions, manifest),
+        targets=target_rule(config, manifest),
         dealt_anew=parts if parts != packed_parts else None,
         pool_size=config.loss.num_in_batch,
         trained_as="test" if config.refits else "train",

@@ -140,6 +140,7 @@ class PrepareJob:
                 events_dir=self.work / "events",
                 rejected_dir=self.finished / REJECTED_DIR,
                 max_time=config.max_time,
+                keep_values=config.keep_values,
             )
             for index, part in enumerate(log.parts)
         ]
@@ -245,6 +246,7 @@ class PrepareJob:
             has_times="time" in self.log.columns,
             time_range=(totals.first_time, totals.last_time),
             actions=shards.actions,
+            has_values=self.config.keep_values,
             length_histogram=dict(sorted(totals.lengths.items())),
             split=self.config.split,
             files=tuple(totals.files),
@@ -302,6 +304,11 @@ def check_settings(config: DataConfig, log: Log) -> None:
         raise DataError(
             f"data.min_value = {config.min_value} needs a value column, and the log has none; set "
             "data.source.columns.value, or min_value to null."
+        )
+    if config.keep_values and "value" not in log.columns:
+        raise DataError(
+            "data.keep_values needs a value column, and the log has none; set data.source.columns.value, or "
+            "keep_values to false."
         )
     if isinstance(config.split, GlobalTimeSplit) and "time" not in log.columns:
         raise DataError("data.split global-time needs event times, and the log has none; use leave-one-out.")

@@ -2,7 +2,7 @@
 
 A run is three Arrow files, uncompressed, so that a task maps into memory what it needs of them and copies nothing:
 
-    STEM.events.arrow   user, item (numbers, below), time (microseconds)?, action?    a record batch a shard
+    STEM.events.arrow   user, item (numbers, below), time (microseconds)?, action?, value?    a record batch a shard
     STEM.users.arrow    hash, user: the users of a shard by rising hash               a record batch a shard
     STEM.items.arrow    hash, item, count: the items of the run by rising hash        one record batch
     STEM.indices.npy    position of each of these items in the vocabulary             (vocabulary.py)
@@ -53,7 +53,7 @@ class ShardEvents:
 
     `users` [num_events] are positions in `user_ids`, which holds each user of the shard once, by the hash of the id;
     `items` [num_events] are positions in the vocabulary. `times` are microseconds, `actions` codes from 1 and 0 for
-    none; None when the log has none.
+    none; None when the log has none. `values` are NaN where unknown; None when they are not kept.
     """
 
     users: Codes
@@ -61,10 +61,11 @@ class ShardEvents:
     items: Codes
     times: Integers | None
     actions: npt.NDArray[np.uint8] | None
+    values: npt.NDArray[np.float32] | None = None
 
 
 def write_run(file: str, events: pa.Table, num_shards: int) -> Run:
-    """Writes checked events (user, item, and any of time, action) as the run `file`."""
+    """Writes checked events (user, item, and any of time, action, value) as the run `file`."""
     items, integer_items = _write_items(file, events["item"])
     users, user_ids = _encode(events["user"])
     hashes = hash_ids(user_ids)
@@ -81,6 +82,8 @@ def write_run(file: str, events: pa.Table, num_shards: int) -> Run:
     columns = {"user": pa.array(row_of_user[users]), "item": pa.array(items)}
     if "time" in events.column_names:
         columns["time"] = _flat(events["time"])
+    if "value" in events.column_names:
+        columns["value"] = _flat(events["value"]).fill_null(float("nan")).cast(pa.float32())
     actions: dict[str, int] = {}
     if "action" in events.column_names:
         codes = _name_codes(events["action"])
@@ -143,13 +146,13 @@ def load_users(pieces: Sequence[Piece], *, integer_users: bool) -> tuple[pa.Arra
 def load_shard(
     pieces: Sequence[Piece], columns: Iterable[str], *, integer_users: bool, actions: Sequence[str] = ()
 ) -> ShardEvents:
-    """The events of a shard, from its pieces in the order of the log; `columns` says which of time and action.
+    """The events of a shard, from its pieces in the order of the log; `columns` says which of time, action and value.
 
     `actions` are the names of the codes 1, 2, ...
     """
     user_ids, rows = load_users(pieces, integer_users=integer_users)
     names = pa.array(actions, pa.string())
-    users, items, times, codes = [], [], [], []
+    users, items, times, codes, values = [], [], [], [], []
     for piece, row_of_user in zip(pieces, rows, strict=True):
         batch = pa.ipc.open_file(pa.memory_map(f"{piece.file}.events.arrow")).get_batch(piece.batch)
         users.append(row_of_user[batch["user"].to_numpy()])
@@ -160,12 +163,15 @@ def load_shard(
             code_of_name = pc.index_in(batch["action"].dictionary, value_set=names).fill_null(-1).to_numpy() + 1
             numbers = batch["action"].indices.fill_null(len(code_of_name)).to_numpy()
             codes.append(np.append(code_of_name, 0).astype(np.uint8)[numbers])
+        if "value" in columns and "value" in batch.schema.names:
+            values.append(batch["value"].to_numpy())
     return ShardEvents(
         users=np.concatenate(users),
         user_ids=user_ids,
         items=np.concatenate(items),
         times=np.concatenate(times) if times else None,
         actions=np.concatenate(codes) if codes else None,
+        values=np.concatenate(values) if values else None,
     )
 
 

@@ -32,6 +32,7 @@ class ScatterTask:
     events_dir: Path
     rejected_dir: Path
     max_time: int | None = None
+    keep_values: bool = False
 
     @property
     def rejected_path(self) -> Path:
@@ -60,11 +61,18 @@ class ScatterResult:
 
 
 def read_events(
-    part: LogPart, rejected: RejectedWriter, *, time_unit: str, min_value: float | None, max_time: int | None
+    part: LogPart,
+    rejected: RejectedWriter,
+    *,
+    time_unit: str,
+    min_value: float | None,
+    max_time: int | None,
+    keep_values: bool,
 ) -> Iterator[tuple[pa.Table, int, int]]:
-    """Blocks of a part: its events without their values, the rows it had, and how many had too small a value.
+    """Blocks of a part: its events, the rows it had, and how many had too small a value.
 
-    Bad rows and lines go to `rejected`. Raises DataError when the part is damaged.
+    Events have their values with `keep_values` alone. Bad rows and lines go to `rejected`. Raises DataError when the
+    part is damaged.
     """
     num_read = 0
     for block in read_part(part, rejected.write_lines):
@@ -76,7 +84,9 @@ def read_events(
         if min_value is not None:
             events = events.filter(pc.field("value") >= min_value)
         num_small = len(checked.events) - len(events)
-        yield events.drop_columns(["value"]) if "value" in events.column_names else events, len(block), num_small
+        if "value" in events.column_names and not keep_values:
+            events = events.drop_columns(["value"])
+        yield events, len(block), num_small
 
 
 def scatter(task: ScatterTask) -> ScatterResult:
@@ -93,7 +103,12 @@ def scatter(task: ScatterTask) -> ScatterResult:
 
     with RejectedWriter(task.rejected_path, task.part.label) as rejected:
         for events, num_block_rows, num_block_small in read_events(
-            task.part, rejected, time_unit=task.time_unit, min_value=task.min_value, max_time=task.max_time
+            task.part,
+            rejected,
+            time_unit=task.time_unit,
+            min_value=task.min_value,
+            max_time=task.max_time,
+            keep_values=task.keep_values,
         ):
             num_read += num_block_rows
             num_small += num_block_small

@@ -3,7 +3,7 @@
     PREPARED/
       items.parquet               index, item, count, train_count, type?, title?     index from 1
       users.parquet               index, user                                        index from 0
-      sequences/part-00000.parquet  user, length, items, times, actions        a row is one user
+      sequences/part-00000.parquet  user, length, items, times, actions, values?     a row is one user
       sequences/part-00000.superseded.npy  rows of that file that do not count any more, when there are any
       rejected/                   bad rows by reason, when there are any
       manifest.json               written last
@@ -38,6 +38,16 @@ SEQUENCES_SCHEMA = pa.schema(
     ]
 )
 """One row a user: index, number of events, and the events in time order (seconds)."""
+
+VALUES = "values"
+"""The column of a set with `data.keep_values`: a number for each event, NaN where it is unknown."""
+
+
+def sequences_schema(*, values: bool) -> pa.Schema:
+    """Schema of the sequence files, with the events' values or without."""
+    if not values:
+        return SEQUENCES_SCHEMA
+    return SEQUENCES_SCHEMA.append(pa.field(VALUES, pa.list_(pa.float32()), nullable=False))
 
 
 def items_schema(item_type: pa.DataType) -> pa.Schema:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genrec.data.schema import SEQUENCES_SCHEMA
+from genrec.data.schema import sequences_schema
 from genrec.errors import DataError
 
 
@@ -68,12 +68,17 @@ def write_row_group(
     items: npt.NDArray[np.int32],
     times: npt.NDArray[np.int64],
     actions: npt.NDArray[np.uint8],
+    values: npt.NDArray[np.float32] | None = None,
 ) -> None:
-    """Adds the sequences of `users` [num_users] as one row group; the events [num_events] stand user after user."""
+    """Adds the sequences of `users` [num_users] as one row group; the events [num_events] stand user after user.
+
+    `values` are given where the set keeps them.
+    """
     borders = pa.array(np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]).astype(np.int32))
-    events = [pa.ListArray.from_arrays(borders, pa.array(values)) for values in (items, times, actions)]
+    lists = [items, times, actions, *([] if values is None else [values])]
+    events = [pa.ListArray.from_arrays(borders, pa.array(column)) for column in lists]
     columns = [pa.array(users), pa.array(lengths.astype(np.int32)), *events]
-    writer.write_table(pa.Table.from_arrays(columns, schema=SEQUENCES_SCHEMA))
+    writer.write_table(pa.Table.from_arrays(columns, schema=sequences_schema(values=values is not None)))
 
 
 def superseded_path(folder: str | Path, path: str) -> Path:

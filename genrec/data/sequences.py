@@ -17,7 +17,7 @@ from genrec.config import GlobalTimeSplit, Split
 from genrec.data.filters import before, count_numbers, users_that_stay
 from genrec.data.manifest import SequenceFile, describe_sequence_file, length_histogram
 from genrec.data.runs import Piece, load_shard
-from genrec.data.schema import SEQUENCES_SCHEMA
+from genrec.data.schema import sequences_schema
 from genrec.data.split import history_ends
 from genrec.data.timestamps import MICROSECONDS
 
@@ -67,7 +67,9 @@ class SequenceResult:
 
 def write_sequences(task: SequenceTask) -> SequenceResult | None:
     """Writes one shard's sequences; None, and no file, when none of its users stays."""
-    events = load_shard(task.pieces, ["time", "action"], integer_users=task.integer_users, actions=task.actions)
+    events = load_shard(
+        task.pieces, ["time", "action", "value"], integer_users=task.integer_users, actions=task.actions
+    )
     items = np.load(task.item_indices, mmap_mode="r")[events.items]
     stays = items > 0
     in_time = before(events.times, train_until(task.split))
@@ -77,10 +79,10 @@ def write_sequences(task: SequenceTask) -> SequenceResult | None:
     kept_users = np.flatnonzero(user_stays)
     if not len(kept_users):
         return None
-    users, times, actions = events.users, events.times, events.actions
+    users, times, actions, values = events.users, events.times, events.actions, events.values
     if not stays.all():
         users, items = users[stays], items[stays]
-        times, actions = (column if column is None else column[stays] for column in (times, actions))
+        times, actions, values = (None if column is None else column[stays] for column in (times, actions, values))
         users = (np.cumsum(user_stays) - 1)[users]
     order = time_order(users, times)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(per_user[kept_users])])
@@ -91,7 +93,8 @@ def write_sequences(task: SequenceTask) -> SequenceResult | None:
         else np.arange(len(items)) - np.repeat(offsets[:-1], np.diff(offsets))
     )
     actions = actions[order] if actions is not None else np.zeros(len(items), dtype=np.uint8)
-    _write(task, offsets, items, seconds, actions)
+    kept = [] if values is None else [values[order]]
+    _write(task, offsets, [items, seconds, actions, *kept])
     _write_users(task.users_path, events.user_ids.take(pa.array(kept_users)))
     ends, _ = history_ends(task.split, "train", seconds, offsets)
     in_training = np.arange(len(items)) < np.repeat(offsets[:-1] + ends, np.diff(offsets))
@@ -157,15 +160,9 @@ def load_shard_users(path: Path) -> pa.Array:
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)["user"]
 
 
-def _write(
-    task: SequenceTask,
-    offsets: npt.NDArray[np.int64],
-    items: npt.NDArray[np.int32],
-    times: npt.NDArray[np.int64],
-    actions: npt.NDArray[np.uint8],
-) -> None:
-    lengths = np.diff(offsets)
-    with pq.ParquetWriter(str(task.path), SEQUENCES_SCHEMA, compression="zstd", use_dictionary=False) as writer:
+def _write(task: SequenceTask, offsets: npt.NDArray[np.int64], events: list[npt.NDArray[Any]]) -> None:
+    lengths, schema = np.diff(offsets), sequences_schema(values=len(events) > 3)
+    with pq.ParquetWriter(str(task.path), schema, compression="zstd", use_dictionary=False) as writer:
         start = 0
         for end in row_group_ends(lengths, task.row_group_users):
             first, last = offsets[start], offsets[end]
@@ -173,10 +170,7 @@ def _write(
             columns = [
                 pa.array(np.arange(task.first_user + start, task.first_user + end)),
                 pa.array(lengths[start:end].astype(np.int32)),
-                *(
-                    pa.ListArray.from_arrays(borders, pa.array(values[first:last]))
-                    for values in (items, times, actions)
-                ),
+                *(pa.ListArray.from_arrays(borders, pa.array(column[first:last])) for column in events),
             ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=SEQUENCES_SCHEMA))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             start = end

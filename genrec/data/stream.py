@@ -19,6 +19,7 @@ from genrec.data.batch import Batch, MicroBatchId
 from genrec.data.micro_batches import worker_tables
 from genrec.data.plan import Plan
 from genrec.data.schema import NO_TARGET
+from genrec.data.target_actions import EVERY_TARGET, TargetRule
 from genrec.errors import RunError
 
 PREFETCHED_BLOCKS = 8
@@ -81,15 +82,15 @@ def worker_batches(
     rank: int,
     workers: int,
     parts: int,
-    target_actions: tuple[int, ...] | None = None,
+    targets: TargetRule = EVERY_TARGET,
 ) -> Iterator[tuple[Place, Batch]]:
     """The worker's micro-batches of steps `[start_step, end_step)`; raises RunError when one is out of order.
 
-    `target_actions` are the codes of the actions that are predicted (None: all), as the plan has them.
+    `targets` is the rule that the plan has.
     """
     step, part = start_step, rank
     for table in tables:
-        for place, batch in batches_of(table, target_actions):
+        for place, batch in batches_of(table, targets):
             if place.step < start_step:
                 continue  # trained before the restart
             if place.step >= end_step:
@@ -109,8 +110,8 @@ def worker_batches(
         )
 
 
-def batches_of(table: pa.Table, target_actions: tuple[int, ...] | None = None) -> Iterator[tuple[Place, Batch]]:
-    """The `Batch` of every row, and its place in the run; only events with one of `target_actions` are targets.
+def batches_of(table: pa.Table, rule: TargetRule = EVERY_TARGET) -> Iterator[tuple[Place, Batch]]:
+    """The `Batch` of every row, and its place in the run; `rule` says which events are targets, and what they weigh.
 
     Columns are converted once for all rows; a row's tensors are views of them.
     """
@@ -125,9 +126,14 @@ def batches_of(table: pa.Table, target_actions: tuple[int, ...] | None = None) -
         "targets": items[targets].astype(np.int64),
         "target_times": times[targets],
     }
-    if target_actions is not None:
-        wanted = np.isin(actions[targets], np.array(target_actions, dtype=np.uint8))
-        tokens["targets"] = np.where(wanted, tokens["targets"], NO_TARGET)
+    if rule.next_events:
+        tokens |= {"next_items": tokens["targets"], "next_actions": actions[targets].astype(np.int64)}
+    if rule.next_values:
+        tokens["next_values"] = _values(table, "values")[targets]
+    if rule.actions is not None:
+        tokens["targets"] = np.where(rule.chosen(actions[targets]), tokens["targets"], NO_TARGET)
+    if rule.weights is not None:
+        tokens["target_weights"] = np.array(rule.weights, dtype=np.float32)[actions[targets]]
     windows = {name: torch.from_numpy(_values(table, name).astype(np.int64)) for name in ("users", "starts")}
     of_tokens = {name: torch.from_numpy(values) for name, values in tokens.items()}
     pools = _pools_of(table)
@@ -137,32 +143,34 @@ def batches_of(table: pa.Table, target_actions: tuple[int, ...] | None = None) -
         first, end = int(window_borders[row]), int(window_borders[row + 1])
         values = {name: column[row] for name, column in scalars.items()}
         batch_id = MicroBatchId(values["epoch"], values["chunk"], values["position"])
-        named = {name: column[first:end] for name, column in windows.items()}
+        named: dict[str, Any] = {name: column[first:end] for name, column in windows.items()}
+        named |= {name: values[name] for name in _SUMS}
         if pools is not None:
             named["negatives"] = pools[row]
         if first == end:
-            batch = Batch(**_PADDING, micro_batch_id=batch_id, step_targets=values["step_targets"], **named)
+            named |= {name: torch.zeros(1, dtype=column.dtype) for name, column in of_tokens.items()} | _PADDING
+            if rule.next_values:
+                named["next_values"] = torch.full((1,), torch.nan)
+            batch = Batch(**named, micro_batch_id=batch_id)
         else:
             span = slice(int(offsets[first]), int(offsets[end]))
+            named |= {name: column[span] for name, column in of_tokens.items()}
             batch = Batch(
-                **{name: column[span] for name, column in of_tokens.items()},
+                **named,
                 offsets=torch.from_numpy(offsets[first : end + 1] - offsets[first]),
                 micro_batch_id=batch_id,
-                step_targets=values["step_targets"],
-                **named,
             )
         yield _place(values), batch
 
 
-_SCALARS = ("step", "part", "epoch", "chunk", "position", "epoch_first_step", "epoch_num_steps", "step_targets")
+_SUMS = ("step_targets", "step_weight", "step_actions", "step_values")
+"""What is told of the whole step."""
+
+_SCALARS = ("step", "part", "epoch", "chunk", "position", "epoch_first_step", "epoch_num_steps", *_SUMS)
 
 # A micro-batch that got no window (fewer windows than micro-batches) must still run forward and backward, because every
-# worker does: it gets one padding token without a target.
-_PADDING = {
-    **{name: torch.zeros(1, dtype=torch.int64) for name in ("items", "times", "actions", "target_times")},
-    "targets": torch.tensor([NO_TARGET]),
-    "offsets": torch.tensor([0, 1]),
-}
+# worker does: it gets one padding token, all 0, without a target.
+_PADDING = {"targets": torch.tensor([NO_TARGET]), "offsets": torch.tensor([0, 1])}
 
 
 def _pools_of(table: pa.Table) -> tuple[torch.Tensor, ...] | None:

@@ -14,6 +14,7 @@ from genrec.data.schema import Role
 from genrec.evaluation.bootstrap import intervals
 from genrec.evaluation.evaluate import evaluating, finish, ranked_users
 from genrec.evaluation.exposure import Exposure
+from genrec.evaluation.heads import evaluate_heads
 from genrec.evaluation.metrics import RankSums
 from genrec.evaluation.slices import SliceSums, read_item_facts
 from genrec.evaluation.user_hashes import user_hashes
@@ -52,6 +53,7 @@ def evaluate_in_detail(
             ranks, targets, lengths = ranked.ranks.cpu(), users.targets, users.history_lengths
             slices.add(ranks.numpy(), targets.numpy(), lengths.numpy())
             parts.append(torch.stack([users.users, ranks, targets, lengths], dim=1).numpy())
+        heads = evaluate_heads(model, config, manifest, role, workers)
     sums = RankSums(workers.sum(sums.histogram))
     result = finish(sums, config, manifest, role, None, started)
     values = {
@@ -63,6 +65,8 @@ def evaluate_in_detail(
         "beyond_accuracy": exposure.results(facts.train_counts, workers),
         "slices": slices.results(ks, workers, device),
     }
+    if heads:
+        values["heads"] = heads
     return Detail(values, gather_ranks(np.concatenate(parts), step, workers, device))
 
 

@@ -8,7 +8,7 @@ is in ranking.py; more than means, for a finished run, in detail.py.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -17,21 +17,26 @@ from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError
+from genrec.evaluation.heads import evaluate_heads
 from genrec.evaluation.metrics import RankSums
 from genrec.evaluation.ranking import Limits, Ranked, rank_users
-from genrec.evaluation.users import EvaluationBatch, evaluation_batches, placeholder_batch
+from genrec.evaluation.users import EvaluationBatch, evaluation_batches, in_step
 from genrec.evaluation.workers import AllReduce, Workers
 from genrec.models.base import SequenceModel
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Metrics over all workers (`hr@10`, ...), one standard error of each, users, and this worker's wall seconds."""
+    """Metrics over all workers (`hr@10`, ...), one standard error of each, users, and this worker's wall seconds.
+
+    `heads` is what was measured of the model's heads (heads.py).
+    """
 
     metrics: dict[str, float]
     standard_errors: dict[str, float]
     num_users: int
     seconds: float
+    heads: dict[str, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -56,7 +61,8 @@ def evaluate(
     with evaluating(model):
         for _, ranked in ranked_users(model, config, manifest, role, workers, max_users=max_users):
             sums = sums.add(ranked.ranks)
-    return finish(sums, config, manifest, role, all_reduce, started)
+        heads = evaluate_heads(model, config, manifest, role, workers, max_users=max_users)
+    return replace(finish(sums, config, manifest, role, all_reduce, started), heads=heads)
 
 
 def ranked_users(
@@ -78,7 +84,7 @@ def ranked_users(
     batches = evaluation_batches(
         config, manifest, role, rank=workers.rank, world_size=workers.count, max_users=max_users
     )
-    for users in _in_step(batches, workers.all_reduce, device):
+    for users in in_step(batches, workers.all_reduce, device):
         yield users, rank_users(model, users, workers, limits, device)
 
 
@@ -109,22 +115,6 @@ def _way_out(manifest: Manifest) -> str:
         f"{split.validation_from}, test from {split.test_from}); move data.split into the log's time range "
         f"{manifest.time_range[0]} to {manifest.time_range[1]} and prepare again."
     )
-
-
-def _in_step(
-    batches: Iterator[EvaluationBatch], all_reduce: AllReduce | None, device: torch.device
-) -> Iterator[EvaluationBatch]:
-    """This worker's batches, then placeholders until no worker has any left.
-
-    Under ZeRO-3 a forward pass gathers weights from all workers, so all of them must make the same number of passes,
-    however unevenly the users fall. One number summed before each batch costs far less than the pass.
-    """
-    for batch in batches:
-        if all_reduce is not None:
-            all_reduce(torch.ones(1, dtype=torch.int64, device=device))
-        yield batch
-    while all_reduce is not None and int(all_reduce(torch.zeros(1, dtype=torch.int64, device=device))) > 0:
-        yield placeholder_batch()
 
 
 @contextmanager

@@ -83,10 +83,10 @@ def _load_model(
         or table.shape[0] < workers.count
         or any(name.startswith("item_table.") for name in weights if name != TABLE)
     ):
-        model = build_model(config, manifest.num_items, item_types).to(device)
+        model = build_model(config, manifest.num_items, item_types, len(manifest.actions)).to(device)
         model.load_state_dict(weights)
         return model
-    model = build_model(config, 0, item_types).to(device)  # a table of one row, to be replaced
+    model = build_model(config, 0, item_types, len(manifest.actions)).to(device)  # a table of one row, to be replaced
     share_out(model, table, workers)
     own = {TABLE: model.item_table.weight.detach()}
     model.load_state_dict({**weights, **own})

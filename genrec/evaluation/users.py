@@ -8,7 +8,7 @@ A worker's share is a range of the set's rows, so it reads a row group only when
 is in one share. Nothing that comes after a user's target is read into a batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 from genrec.config import ExperimentConfig
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.data.manifest import Manifest
-from genrec.data.schema import Role
+from genrec.data.schema import VALUES, Role
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
 from genrec.data.target_actions import target_codes
@@ -44,6 +44,7 @@ class Histories:
     times    [num_events]      seconds
     actions  [num_events]      0 when the log has none
     offsets  [num_users + 1]   borders of the users
+    values   [num_events]      seconds played, NaN where unknown; None where nobody asks
     """
 
     users: IntArray
@@ -51,6 +52,7 @@ class Histories:
     times: IntArray
     actions: IntArray
     offsets: IntArray
+    values: npt.NDArray[np.float32] | None = None
 
     @property
     def lengths(self) -> IntArray:
@@ -60,7 +62,8 @@ class Histories:
     def stretch(self, rows: IntArray, starts: IntArray, ends: IntArray) -> "Histories":
         """Events `[starts, ends)` of the users in `rows`; starts and ends count from each user's first event."""
         index, offsets = _stretch_index(self.offsets[rows] + starts, ends - starts)
-        return Histories(self.users[rows], self.items[index], self.times[index], self.actions[index], offsets)
+        values = None if self.values is None else self.values[index]
+        return Histories(self.users[rows], self.items[index], self.times[index], self.actions[index], offsets, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class EvaluationBatch:
     users       [num_users] user indices; may be fewer than the batch's sequences (see `placeholder_batch`)
     targets     [num_users] item indices
     history_lengths  [num_users] events before the target, seen by the model or not
+    target_actions   [num_users] the targets' actions, 0 where unknown; None where nobody asks
+    target_values    [num_users] the targets' values, NaN where unknown; None where nobody asks
     seen_rows   [num_seen]  row of a user, and
     seen_items  [num_seen]  an item of that user's whole history; both empty when seen items are not filtered
     """
@@ -81,18 +86,27 @@ class EvaluationBatch:
     history_lengths: Tensor
     seen_rows: Tensor
     seen_items: Tensor
+    target_actions: Tensor | None = None
+    target_values: Tensor | None = None
 
 
 def histories_from_table(table: pa.Table) -> Histories:
     """The rows of a `sequences` table as jagged columns."""
     lists = {name: _flat_list(table[name]) for name in ("items", "times", "actions")}
     users: IntArray = table["user"].to_numpy().astype(np.int64)
-    return Histories(users, lists["items"][0], lists["times"][0], lists["actions"][0], lists["items"][1])
+    values = None
+    if VALUES in table.column_names:
+        values = table[VALUES].combine_chunks().flatten().to_numpy()
+    return Histories(users, lists["items"][0], lists["times"][0], lists["actions"][0], lists["items"][1], values)
 
 
-def read_histories(folder: str | Path, path: str, row_group: int) -> Histories:
-    """One row group of a prepared set's sequence file; raises DataError when the file is damaged."""
-    return histories_from_table(read_row_group(folder, path, row_group, ["user", "items", "times", "actions"]))
+def read_histories(folder: str | Path, path: str, row_group: int, *, values: bool = False) -> Histories:
+    """One row group of a prepared set's sequence file; raises DataError when the file is damaged.
+
+    With `values`, those of the events too, where the set keeps them.
+    """
+    columns = ["user", "items", "times", "actions", *([VALUES] if values else [])]
+    return histories_from_table(read_row_group(folder, path, row_group, columns))
 
 
 def window_batch(histories: Histories, max_length: int, query_times: IntArray) -> Batch:
@@ -142,7 +156,32 @@ def placeholder_batch() -> EvaluationBatch:
     """One sequence of one event and no user: what a worker without users runs while the others still have some."""
     none = torch.zeros(0, dtype=torch.int64)
     batch = batch_from_arrays(np.ones(1, dtype=np.int64), np.array([0, 1]))
-    return EvaluationBatch(batch, users=none, targets=none, history_lengths=none, seen_rows=none, seen_items=none)
+    return EvaluationBatch(
+        batch,
+        users=none,
+        targets=none,
+        history_lengths=none,
+        seen_rows=none,
+        seen_items=none,
+        target_actions=none,
+        target_values=torch.zeros(0),
+    )
+
+
+def in_step(
+    batches: Iterator[EvaluationBatch], all_reduce: Callable[[Tensor], Tensor] | None, device: torch.device
+) -> Iterator[EvaluationBatch]:
+    """This worker's batches, then placeholders until no worker has any left.
+
+    Under ZeRO-3 a forward pass gathers weights from all workers, so all of them must make the same number of passes,
+    however unevenly the users fall. One number summed before each batch costs far less than the pass.
+    """
+    for batch in batches:
+        if all_reduce is not None:
+            all_reduce(torch.ones(1, dtype=torch.int64, device=device))
+        yield batch
+    while all_reduce is not None and int(all_reduce(torch.zeros(1, dtype=torch.int64, device=device))) > 0:
+        yield placeholder_batch()
 
 
 def users_per_batch_of(config: ExperimentConfig, num_items: int) -> int:
@@ -177,6 +216,7 @@ def _role_users(
     With them, how many events come before the target; without the filter not all of those are read.
     """
     rank, world_size = share
+    asks_values = config.heads.dwell is not None
     codes = target_codes(config.sequence.target_actions, manifest)
     num_rows = sum(group.rows for file in manifest.files for group in file.row_groups)
     begin, end = num_rows * rank // world_size, num_rows * (rank + 1) // world_size
@@ -188,7 +228,7 @@ def _role_users(
             quota = None if max_users is None else max_users * row // num_rows - max_users * first // num_rows
             if row <= begin or first >= end or quota == 0:
                 continue
-            histories = read_histories(config.data.prepared, file.path, index)
+            histories = read_histories(config.data.prepared, file.path, index, values=asks_values)
             ends, evaluated = history_ends(manifest.split, role, histories.times, histories.offsets)
             if codes is not None:
                 rows = np.flatnonzero(evaluated)
@@ -232,17 +272,21 @@ def _cut(parts: list[tuple[Histories, IntArray]], config: ExperimentConfig) -> I
             history_lengths=torch.from_numpy(history_lengths[rows]),
             seen_rows=seen_rows,
             seen_items=seen_items,
+            target_actions=torch.from_numpy(users.actions[target_events]),
+            target_values=None if users.values is None else torch.from_numpy(users.values[target_events]),
         )
 
 
 def _join(parts: list[Histories]) -> Histories:
     lengths = np.concatenate([part.lengths for part in parts])
+    values = [part.values for part in parts if part.values is not None]
     return Histories(
         users=np.concatenate([part.users for part in parts]),
         items=np.concatenate([part.items for part in parts]),
         times=np.concatenate([part.times for part in parts]),
         actions=np.concatenate([part.actions for part in parts]),
         offsets=_offsets(lengths),
+        values=np.concatenate(values) if values else None,
     )
 
 

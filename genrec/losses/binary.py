@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genrec.losses.contrast import Contrast, own_contrast, shared_contrast
-from genrec.losses.full import at_least_fp32
+from genrec.losses.contrast import Contrast, Targets, own_contrast, shared_contrast
+from genrec.losses.full import as_column, at_least_fp32
 from genrec.losses.negatives import Negatives, NegativeSampler
 from genrec.losses.temperature import Temperature
 from genrec.models.item_table import ItemTable
@@ -35,21 +35,36 @@ class BinaryCrossEntropy(nn.Module):
         self.calibration = calibration
         self.per_position = per_position
 
-    def forward(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
-        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; `pool` as in `Loss`."""
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        item_table: ItemTable,
+        pool: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; the others as in `Loss`."""
         if self.per_position:
             negatives = self.sampler.per_position(targets.shape[0], item_table, targets.device)
         else:
             negatives = self.sampler.shared(item_table, pool, targets.device)
-        return self.with_negatives(hidden, targets, negatives, item_table)
+        return self.with_negatives(hidden, targets, negatives, item_table, weights)
 
-    def with_negatives(self, hidden: Tensor, targets: Tensor, negatives: Negatives, item_table: ItemTable) -> Tensor:
+    def with_negatives(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        negatives: Negatives,
+        item_table: ItemTable,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """The same for given negatives."""
         rows = self.temperature(item_table.normalized(at_least_fp32(hidden)))
         num_negatives = negatives.ids.shape[-1]
         criterion = BinaryCriterion(beta(self.calibration, num_negatives, item_table.num_train_items), num_negatives)
         contrast = own_contrast if self.per_position else shared_contrast
-        return contrast(rows, targets, negatives, item_table, criterion, self.max_logits_bytes)
+        weighted = Targets(targets, as_column(weights, rows))
+        return contrast(rows, weighted, negatives, item_table, criterion, self.max_logits_bytes)
 
 
 def beta(calibration: float, num_negatives: int, num_items: int) -> float:
@@ -77,6 +92,7 @@ class BinaryCriterion:
     def __call__(self, own: Tensor, scores: Tensor) -> Contrast:
         """See `Criterion`."""
         count = 1 + self.num_negatives
-        loss = (self.beta * F.softplus(-own, threshold=40).sum() + F.softplus(scores, threshold=40).sum()) / count
+        of_negatives = F.softplus(scores, threshold=40).sum(dim=1, keepdim=True)
+        losses = (self.beta * F.softplus(-own, threshold=40) + of_negatives) / count
         own_gradient = torch.sigmoid(-own).mul_(-self.beta / count)
-        return Contrast(loss, own_gradient, scores.sigmoid_(), own.new_full((1, 1), count))
+        return Contrast(losses, own_gradient, scores.sigmoid_(), own.new_full((1, 1), count))

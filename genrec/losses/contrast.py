@@ -19,15 +19,32 @@ from genrec.models.item_table import ItemTable
 
 
 class Contrast(NamedTuple):
-    """What a criterion makes of a chunk: the summed loss, and its derivatives by the scores.
+    """What a criterion makes of a chunk: the losses [rows, 1], and their derivatives by the scores.
 
     By the target's score it is `own` [rows, 1], by the negatives' `weights` [rows, k] / `divisor` [rows, 1].
     """
 
-    loss: Tensor
+    losses: Tensor
     own: Tensor
     weights: Tensor
     divisor: Tensor
+
+    def times(self, factors: Tensor | None) -> "Contrast":
+        """The same for losses that are `factors` [rows, 1] times as large; 0 makes the divisor infinite."""
+        if factors is None:
+            return self
+        return Contrast(self.losses * factors, self.own * factors, self.weights, self.divisor / factors)
+
+
+class Targets(NamedTuple):
+    """The target `items` [n] of n rows, and factors `weights` [n, 1] of the rows' losses, or None."""
+
+    items: Tensor
+    weights: Tensor | None = None
+
+    def chunk(self, rows: slice) -> "Targets":
+        """Those of some rows."""
+        return Targets(self.items[rows], None if self.weights is None else self.weights[rows])
 
 
 class Criterion(Protocol):
@@ -42,12 +59,12 @@ class Criterion(Protocol):
 
 
 def shared_contrast(
-    rows: Tensor, targets: Tensor, negatives: Negatives, item_table: ItemTable, criterion: Criterion, max_bytes: int
+    rows: Tensor, targets: Targets, negatives: Negatives, item_table: ItemTable, criterion: Criterion, max_bytes: int
 ) -> Tensor:
     """Summed loss of `rows` [n, dim] against the negatives that all of them share."""
 
     def use(weight: Tensor) -> Tensor:
-        ids = torch.cat([targets, negatives.ids])
+        ids = torch.cat([targets.items, negatives.ids])
         vectors = item_table.normalized(at_least_fp32(F.embedding(ids, weight)))
         chunk_rows = _chunk_rows(max_bytes, rows.element_size() * negatives.ids.shape[0] * criterion.held_chunks)
         needs_gradient = torch.is_grad_enabled() and (rows.requires_grad or vectors.requires_grad)
@@ -60,7 +77,7 @@ def shared_contrast(
 
 
 def own_contrast(
-    rows: Tensor, targets: Tensor, negatives: Negatives, item_table: ItemTable, criterion: Criterion, max_bytes: int
+    rows: Tensor, targets: Targets, negatives: Negatives, item_table: ItemTable, criterion: Criterion, max_bytes: int
 ) -> Tensor:
     """Summed loss of `rows` [n, dim] against negatives [n, k] of their own.
 
@@ -100,7 +117,7 @@ class _SharedContrast(torch.autograd.Function):
         ctx: Any,
         rows: Tensor,
         vectors: Tensor,
-        targets: Tensor,
+        targets: Targets,
         negatives: Negatives,
         criterion: Criterion,
         chunk_rows: int,
@@ -113,13 +130,13 @@ class _SharedContrast(torch.autograd.Function):
         loss = rows.new_zeros(())
         for first in range(0, rows.shape[0], chunk_rows):
             chunk = slice(first, first + chunk_rows)
-            row, own_vectors = rows[chunk], positive[chunk]
+            row, own_vectors, (target, weight) = rows[chunk], positive[chunk], targets.chunk(chunk)
             scores = torch.mm(row, negative.T, out=held[: row.shape[0]])  # [chunk, k]
             if log_weights is not None:
                 scores += log_weights
-            scores[_own_target(targets[chunk], negatives.ids)] = -math.inf
-            found = criterion((row * own_vectors).sum(dim=1, keepdim=True), scores)
-            loss += found.loss
+            scores[_own_target(target, negatives.ids)] = -math.inf
+            found = criterion((row * own_vectors).sum(dim=1, keepdim=True), scores).times(weight)
+            loss += found.losses.sum()
             if needs_gradient:
                 grads[0][chunk] = (found.weights @ negative).div_(found.divisor).addcmul_(found.own, own_vectors)
                 grads[1][: rows.shape[0]][chunk] = found.own * row
@@ -151,7 +168,7 @@ class _OwnContrast(torch.autograd.Function):
         ctx: Any,
         rows: Tensor,
         table: Tensor,
-        targets: Tensor,
+        targets: Targets,
         negatives: Negatives,
         criterion: Criterion,
         chunk_rows: int,
@@ -163,7 +180,7 @@ class _OwnContrast(torch.autograd.Function):
         held = rows.new_empty(min(chunk_rows, rows.shape[0]) * num_negatives, dim)
         for first in range(0, rows.shape[0], chunk_rows):
             chunk = slice(first, first + chunk_rows)
-            row, target, ids = rows[chunk], targets[chunk], negatives.ids[chunk]
+            row, ids, (target, weight) = rows[chunk], negatives.ids[chunk], targets.chunk(chunk)
             own_vectors = table.index_select(0, target)
             looked_up = torch.index_select(table, 0, ids.flatten(), out=held[: ids.numel()])
             vectors = looked_up.view(*ids.shape, dim)
@@ -171,8 +188,8 @@ class _OwnContrast(torch.autograd.Function):
             if negatives.log_weights is not None:
                 scores += negatives.log_weights[chunk].to(rows.dtype)
             scores.masked_fill_(ids == target.unsqueeze(1), -math.inf)
-            found = criterion((row * own_vectors).sum(dim=1, keepdim=True), scores)
-            loss += found.loss
+            found = criterion((row * own_vectors).sum(dim=1, keepdim=True), scores).times(weight)
+            loss += found.losses.sum()
             if needs_gradient:
                 pull = torch.bmm(found.weights.unsqueeze(1), vectors).squeeze(1)
                 grads[0][chunk] = pull.div_(found.divisor).addcmul_(found.own, own_vectors)

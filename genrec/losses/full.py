@@ -27,15 +27,27 @@ class FullSoftmax(nn.Module):
         self.temperature = temperature
         self.max_logits_bytes = max_logits_bytes
 
-    def forward(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
-        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; there is no use for a pool."""
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        item_table: ItemTable,
+        pool: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; there is no use for a pool.
+
+        `weights` as in `Loss`.
+        """
         rows = self.temperature(item_table.normalized(at_least_fp32(hidden)))
 
         def use(weight: Tensor) -> Tensor:
             table = item_table.normalized(at_least_fp32(item_table.known(weight)))
             needs_gradient = torch.is_grad_enabled() and (rows.requires_grad or table.requires_grad)
             max_logits = self.max_logits_bytes // rows.element_size()
-            loss: Tensor = _FullSoftmax.apply(rows, table, targets, max_logits, needs_gradient)  # type: ignore[no-untyped-call]
+            loss: Tensor = _FullSoftmax.apply(  # type: ignore[no-untyped-call]
+                rows, table, targets, as_column(weights, rows), max_logits, needs_gradient
+            )
             return loss
 
         with torch.autocast(hidden.device.type, enabled=False):
@@ -48,12 +60,23 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def as_column(weights: Tensor | None, rows: Tensor) -> Tensor | None:
+    """`weights` [n] of `rows` [n, dim] as [n, 1], in the type of the rows."""
+    return None if weights is None else weights.to(rows.dtype).unsqueeze(1)
+
+
 class _FullSoftmax(torch.autograd.Function):
     """Cross entropy of `rows` [n, dim] over `table[1:]`, tile by tile."""
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, table: Tensor, targets: Tensor, max_logits: int, needs_gradient: bool
+        ctx: Any,
+        rows: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        max_logits: int,
+        needs_gradient: bool,
     ) -> Tensor:
         items = table[1:]  # without padding
         grad_rows = torch.zeros_like(rows) if needs_gradient else None
@@ -65,15 +88,16 @@ class _FullSoftmax(torch.autograd.Function):
         for first in range(0, rows.shape[0], chunk_rows):
             chunk = slice(first, first + chunk_rows)
             gradients = None if grad_rows is None or grad_table is None else (grad_rows[chunk], grad_table[1:])
-            loss += _full_softmax_chunk(rows[chunk], items, targets[chunk] - 1, (tile, tile_items), gradients)
+            weight = None if weights is None else weights[chunk]
+            loss += _full_softmax_chunk(rows[chunk], items, targets[chunk] - 1, weight, (tile, tile_items), gradients)
         ctx.save_for_backward(grad_rows, grad_table)
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         grad_rows, grad_table = ctx.saved_tensors
-        return grad_rows * grad_loss, grad_table * grad_loss, None, None, None
+        return grad_rows * grad_loss, grad_table * grad_loss, None, None, None, None
 
 
 def _tile_shape(num_rows: int, num_items: int, max_logits: int, on_cpu: bool) -> tuple[int, int]:
@@ -91,13 +115,15 @@ def _full_softmax_chunk(
     rows: Tensor,
     items: Tensor,
     targets: Tensor,
+    weights: Tensor | None,
     tile: tuple[Tensor, int],
     gradients: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Summed loss of some rows; adds to the gradients (of the rows, of the items).
 
-    `tile` is the memory for logits, and how many items it is to hold. One tile: its exponentials serve the sum and the
-    gradient. Several: a first pass for the sums, a second for the gradients.
+    `weights` [rows, 1] are factors of the rows' losses. `tile` is the memory for logits, and how many items it is to
+    hold. One tile: its exponentials serve the sum and the gradient. Several: a first pass for the sums, a second for
+    the gradients.
     """
     memory, tile_items = tile
     tiles = [(first, min(first + tile_items, items.shape[0])) for first in range(0, items.shape[0], tile_items)]
@@ -115,11 +141,13 @@ def _full_softmax_chunk(
         total = total * torch.exp(peak - new_peak) + exponentials.sum(dim=1, keepdim=True)
         peak = new_peak
     target_scores = (rows * items.index_select(0, targets)).sum(dim=1, keepdim=True)
-    loss = (total.log() + peak - target_scores).sum()
+    losses = total.log() + peak - target_scores
+    loss = losses.sum() if weights is None else (losses * weights).sum()
     if gradients is None:
         return loss
     grad_rows, grad_items = gradients
-    scaled_rows = rows / total
+    divisor = total if weights is None else total / weights  # a weight of 0 divides by infinity
+    scaled_rows = rows / divisor
     for first, last in tiles:
         if len(tiles) > 1:
             exponentials = logits(first, last).sub_(peak).exp_()
@@ -127,5 +155,5 @@ def _full_softmax_chunk(
         exponentials[inside, targets[inside] - first] -= total[inside, 0]
         grad_rows.addmm_(exponentials, items[first:last])
         grad_items[first:last].addmm_(exponentials.T, scaled_rows)
-    grad_rows.div_(total)
+    grad_rows.div_(divisor)
     return loss

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from genrec.losses.contrast import Contrast, own_contrast, shared_contrast
-from genrec.losses.full import at_least_fp32
+from genrec.losses.contrast import Contrast, Targets, own_contrast, shared_contrast
+from genrec.losses.full import as_column, at_least_fp32
 from genrec.losses.negatives import Negatives, NegativeSampler
 from genrec.losses.temperature import Temperature
 from genrec.models.item_table import ItemTable
@@ -25,19 +25,34 @@ class SampledSoftmax(nn.Module):
         self.max_logits_bytes = max_logits_bytes
         self.per_position = per_position
 
-    def forward(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
-        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; `pool` as in `Loss`."""
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        item_table: ItemTable,
+        pool: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; the others as in `Loss`."""
         if self.per_position:
             negatives = self.sampler.per_position(targets.shape[0], item_table, targets.device)
         else:
             negatives = self.sampler.shared(item_table, pool, targets.device)
-        return self.with_negatives(hidden, targets, negatives, item_table)
+        return self.with_negatives(hidden, targets, negatives, item_table, weights)
 
-    def with_negatives(self, hidden: Tensor, targets: Tensor, negatives: Negatives, item_table: ItemTable) -> Tensor:
+    def with_negatives(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        negatives: Negatives,
+        item_table: ItemTable,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """The same for given negatives."""
         rows = self.temperature(item_table.normalized(at_least_fp32(hidden)))
         contrast = own_contrast if self.per_position else shared_contrast
-        return contrast(rows, targets, negatives, item_table, SoftmaxCriterion(), self.max_logits_bytes)
+        weighted = Targets(targets, as_column(weights, rows))
+        return contrast(rows, weighted, negatives, item_table, SoftmaxCriterion(), self.max_logits_bytes)
 
 
 class SoftmaxCriterion:
@@ -51,4 +66,4 @@ class SoftmaxCriterion:
         exponentials = scores.sub_(peak).exp_()
         own_exponential = torch.exp(own - peak)
         total = exponentials.sum(dim=1, keepdim=True) + own_exponential
-        return Contrast((total.log() + peak - own).sum(), own_exponential / total - 1, exponentials, total)
+        return Contrast(total.log() + peak - own, own_exponential / total - 1, exponentials, total)

@@ -7,25 +7,37 @@ from torch import Tensor, nn
 
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError
+from genrec.models.heads import Heads
 from genrec.models.item_table import ItemTable
 
 
 @dataclass(frozen=True)  # no slots: ZeRO-3 looks for tensors in the `vars` of what a module returns
 class LossSum:
-    """A summed loss and how many targets it sums over; `parts` are named shares of it, for the log."""
+    """A summed loss, weighted where targets have weights, and how many targets it sums over.
+
+    `parts` are the losses of the tasks, where there are several, each without its factor, for the log.
+    """
 
     loss_sum: Tensor
     num_targets: int
-    parts: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Loss(Protocol):
     """A training objective over hidden states and the item table."""
 
-    def __call__(self, hidden: Tensor, targets: Tensor, item_table: ItemTable, pool: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        item_table: ItemTable,
+        pool: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets].
 
-        `pool` [num_pool] are targets of the whole step, for a loss that compares with them (`Batch.negatives`).
+        `pool` [num_pool] are targets of the whole step, for a loss that compares with them (`Batch.negatives`);
+        `weights` [num_targets] are factors of the targets' losses, where they do not count alike.
         """
         ...
 
@@ -45,18 +57,27 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.item_table = item_table
         self.loss = loss
+        self.heads: Heads | None = None
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states [num_tokens, dim]: position i sees events up to i of its own sequence, nothing else."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> LossSum:
-        """The summed loss over the batch's targets (targets of -1 do not count)."""
-        hidden, targets = self.encode(batch), batch.targets
+        """The summed loss over the batch's targets (targets of -1 do not count), and over the tasks of its heads."""
+        encoded = self.encode(batch)
+        hidden, targets, weights = encoded, batch.targets, batch.target_weights
         positions = (targets >= 0).nonzero().squeeze(1)
         if positions.shape[0] < batch.num_tokens:
             hidden, targets = hidden.index_select(0, positions), targets.index_select(0, positions)
-        return LossSum(self.loss(hidden, targets, self.item_table, batch.negatives), positions.shape[0])
+            weights = None if weights is None else weights.index_select(0, positions)
+        loss_sum = self.loss(hidden, targets, self.item_table, batch.negatives, weights)
+        if self.heads is None:
+            return LossSum(loss_sum, positions.shape[0])
+        of_tasks = self.heads.losses(encoded, batch, self.item_table)
+        total = loss_sum + sum(self.heads.weights[name] * loss for name, loss in of_tasks.items())
+        parts = {name: loss.detach() for name, loss in {"item": loss_sum, **of_tasks}.items()}
+        return LossSum(total, positions.shape[0], parts)
 
     def last_hidden(self, batch: Batch) -> Tensor:
         """Hidden state at each sequence's last event, [num_sequences, dim]."""

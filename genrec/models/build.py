@@ -10,6 +10,7 @@ from genrec.config import ExperimentConfig
 from genrec.losses.build import build_loss
 from genrec.models.base import SequenceModel
 from genrec.models.decoder import Decoder
+from genrec.models.heads import Heads
 from genrec.models.hstu import HSTU
 from genrec.models.layers import Inputs
 from genrec.models.sasrec import SASRec
@@ -23,15 +24,19 @@ MODELS: dict[str, Callable[..., SequenceModel]] = {
 
 
 def build_model(
-    config: ExperimentConfig, num_items: int, item_types: npt.NDArray[np.uint8] | None = None
+    config: ExperimentConfig, num_items: int, item_types: npt.NDArray[np.uint8] | None = None, num_actions: int = 0
 ) -> SequenceModel:
-    """The model of `config.model` with the loss of `config.loss`, on the current default device.
+    """The model of `config.model` with the loss of `config.loss` and its heads, on the current default device.
 
-    `item_types` [num_items + 1], the type code of every item, is read when `inputs.item_types` asks for it.
+    `item_types` [num_items + 1], the type code of every item, is read when `inputs.item_types` asks for it;
+    `num_actions`, those that the prepared set has, when `heads.action` is to be trained or measured.
     Its weights come from torch's default generator, which the caller seeds; under `torch.device("meta")` there are
     none.
     """
     inputs = Inputs(config.inputs, None if item_types is None else torch.tensor(item_types))
-    return MODELS[config.model.name](
+    model = MODELS[config.model.name](
         config.model, num_items, config.sequence.max_length, build_loss(config.loss), inputs
     )
+    if config.heads.weights:
+        model.heads = Heads(config.heads, model.item_table.dim, num_actions)
+    return model

@@ -30,6 +30,7 @@ def console_summary(
     summary.add_row(_metrics(role_name, role, decisive, limits))
     for title, rows in (
         ("Lists", tables.beyond_rows(role, decisive)),
+        ("Next event", tables.head_rows(role)),
         ("Protocol", tables.protocol_rows(role.get("protocol"))),
     ):
         if rows:

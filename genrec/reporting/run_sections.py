@@ -111,7 +111,7 @@ def result(
         "rows": tables.result_rows(role, metric, limits),
         "has_best_known": bool(limits),
         "has_intervals": bool(role.get("intervals")),
-        "lists": tables.beyond_rows(role, metric),
+        "lists": [*tables.beyond_rows(role, metric), *tables.head_rows(role)],
         "slices": tables.slice_groups(role, metric),
         "protocol": tables.protocol_rows(role.get("protocol")),
     }

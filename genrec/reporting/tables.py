@@ -185,6 +185,23 @@ def beyond_rows(role: Mapping[str, Any], decisive: str) -> list[Row]:
     return rows if f"coverage@{k}" in values else []
 
 
+def head_rows(role: Mapping[str, Any]) -> list[Row]:
+    """How well a model tells what happens to the held-out events, given their items; empty without heads."""
+    values = metric_values(role.get("heads"))
+    rows = []
+    if "action_accuracy" in values:
+        guess = f"{formats.percent(values.get('action_majority'))} for the most frequent action"
+        base = f"{formats.number(values.get('action_base_log_loss'), 3)} for the shares of the actions"
+        rows = [
+            Row("Action accuracy", formats.percent(values.get("action_accuracy")), guess),
+            Row("Action log loss", formats.number(values.get("action_log_loss"), 3), base),
+        ]
+    if "dwell_mae_log" in values:
+        base = f"{formats.number(values.get('dwell_base_mae_log'), 3)} for the median of all; of log(1 + seconds)"
+        rows.append(Row("Dwell error", formats.number(values.get("dwell_mae_log"), 3), base))
+    return rows
+
+
 def best_known_of(role: Mapping[str, Any], best_known: Mapping[str, float]) -> dict[str, float]:
     """The best reachable value of each metric of a test result, out of a manifest's `best_known`.
 

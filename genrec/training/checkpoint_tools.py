@@ -96,7 +96,7 @@ def export_checkpoint(
         if info.config is not None:
             config = config_from_dict(info.config, f"the config in {checkpoint}")
         items_path, actions = _items_of(info, run, config)
-        model = model_of(files, info, config, item_type_codes(pq.read_table(items_path)))
+        model = model_of(files, info, config, item_type_codes(pq.read_table(items_path)), len(actions))
     said = export_info(info.state, config.evaluation.metric, info.content_hash, actions)
     write_export(folder, model.state_dict(), config, items_path, said)
 
@@ -131,10 +131,10 @@ def _items_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig) -> tu
 
 
 def model_of(
-    files: Path, info: CheckpointInfo, config: ExperimentConfig, item_types: npt.NDArray[np.uint8]
+    files: Path, info: CheckpointInfo, config: ExperimentConfig, item_types: npt.NDArray[np.uint8], num_actions: int
 ) -> SequenceModel:
     """The model with the weights of a checkpoint of any topology, whose files are local, in fp32 on CPU."""
-    model = build_model(config, len(item_types) - 1, item_types)
+    model = build_model(config, len(item_types) - 1, item_types, num_actions)
     with _universal(files, info) as state:
         fill_module(model, state)
     return model

@@ -99,7 +99,7 @@ def _measure(checkpoint: StoredCheckpoint, run: RunDir, device: torch.device) ->
         manifest = load_manifest(config.data.prepared)
         if manifest.content_hash != info.content_hash:
             raise RunError(f"{config.data.prepared} holds another data set than {checkpoint} was trained on.")
-        model = model_of(files, info, config, read_item_types(config.data.prepared))
+        model = model_of(files, info, config, read_item_types(config.data.prepared), len(manifest.actions))
     model = _as_trained(model, config).to(device)
     measured = evaluate(model, config, manifest, "validation", max_users=config.evaluation.max_validation_users)
     metric = measured.metrics[config.evaluation.metric]
@@ -112,6 +112,7 @@ def _measure(checkpoint: StoredCheckpoint, run: RunDir, device: torch.device) ->
         protocol=protocol_of(config.model_dump(mode="json")),
         metric=metric,
         metrics=measured.metrics,
+        heads=measured.heads,
         num_users=measured.num_users,
         seconds=time.perf_counter() - started_at,
     )

@@ -1,14 +1,15 @@
 """The seam between the loop and "how to do a step": DeepSpeed, or plain PyTorch. DeepSpeed is spoken here alone.
 
 Both engines give the same gradient: `micro_step` adds a micro-batch's share of the global step, normalised by the
-targets of the *whole* step, so neither the number of workers nor the packing changes the result.
+targets of the *whole* step (by their weights, added up), so neither the number of workers nor the packing changes the
+result.
 """
 
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,12 +19,22 @@ from genrec.config import DeepSpeedConfig, ExperimentConfig, TorchConfig
 from genrec.cpu_op import op_folder_locked
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError, RunError
-from genrec.models.base import SequenceModel
+from genrec.models.base import LossSum, SequenceModel
 from genrec.training.optim import build_optimizer
 from genrec.training.universal import UniversalState, fill_module, fill_optimizer, fill_zero_1_2, fill_zero_3
 
 TAG = "engine"
 """Name of DeepSpeed's folder inside a checkpoint."""
+
+
+class MicroLoss(NamedTuple):
+    """The loss of a micro-batch, and those of its tasks where it has several; the step's weight divides them all.
+
+    The loss is the sum of the tasks', each times its factor.
+    """
+
+    loss_sum: float
+    parts: dict[str, float]
 
 
 class Engine(Protocol):
@@ -33,8 +44,8 @@ class Engine(Protocol):
     before_update: Callable[[float | None], bool]
     """Asked once a step, by all workers alike, with the gradient's norm; False leaves weights and optimizer alone."""
 
-    def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
-        """Forward and backward of one micro-batch, and the optimizer step when it is the `last`; the loss sum."""
+    def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
+        """Forward and backward of one micro-batch, and the optimizer step when it is the `last`; the loss."""
         ...
 
     def gradient_norm(self) -> float | None:
@@ -81,14 +92,15 @@ class TorchEngine:
         self.before_update: Callable[[float | None], bool] = _always
         self._norm: float | None = None
 
-    def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
+    def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
         """See `Engine`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            loss_sum = self.model(batch).loss_sum
-        (loss_sum / batch.step_targets * _nan_unless_finite(loss_sum)).backward()
+            loss = self.model(batch)
+        loss_sum = loss.loss_sum
+        (loss_sum / batch.step_weight * _nan_unless_finite(loss_sum)).backward()
         if last:
             self._step(lr)
-        return float(loss_sum.detach())
+        return _micro_loss(loss)
 
     def _step(self, lr: float) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -162,10 +174,11 @@ class DeepSpeedEngine:
         self._engine.basic_optimizer.register_step_pre_hook(self._before_inner_step)
         self._engine.basic_optimizer.register_step_post_hook(self._after_inner_step)
 
-    def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
+    def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
         """See `Engine`. DeepSpeed averages over workers and micro-batches; `_scale` undoes both."""
-        loss_sum = self._engine(batch).loss_sum
-        self._engine.backward(loss_sum * (self._scale / batch.step_targets) * _nan_unless_finite(loss_sum))
+        loss = self._engine(batch)
+        loss_sum = loss.loss_sum
+        self._engine.backward(loss_sum * (self._scale / batch.step_weight) * _nan_unless_finite(loss_sum))
         if last:
             _set_lr(self._optimizer, lr)
             self._verdict, self._norm = None, self._norm_of_whole_gradients()
@@ -173,7 +186,7 @@ class DeepSpeedEngine:
         if last and self._verdict is None:  # the gradient is not finite, and DeepSpeed has left the step out itself
             self._norm = float("inf")
             self.before_update(self._norm)
-        return float(loss_sum.detach())
+        return _micro_loss(loss)
 
     def _norm_of_whole_gradients(self) -> float | None:
         """The norm where DeepSpeed computes none: at stage 0 in fp32, where every worker holds the whole gradient."""
@@ -298,6 +311,10 @@ def _nan_unless_finite(loss_sum: Tensor) -> Tensor:
     norm. It costs no wait for the device."""
     loss_sum = loss_sum.detach()
     return 1.0 + (loss_sum - loss_sum)
+
+
+def _micro_loss(loss: LossSum) -> MicroLoss:
+    return MicroLoss(float(loss.loss_sum.detach()), {name: float(part) for name, part in loss.parts.items()})
 
 
 def _always(_: float | None) -> bool:

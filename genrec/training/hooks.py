@@ -61,7 +61,8 @@ class LogHook:
         if state.step % self.config.train.log_every_steps and state.step < self.end_step:
             return
         seconds = meter.elapsed_s()
-        sums = self.context.all_reduce(torch.tensor([meter.loss_sum, meter.wait_s], dtype=torch.float64))
+        mine = [meter.loss_sum, meter.wait_s, *meter.tasks.values()]  # the same tasks on every worker
+        sums = self.context.all_reduce(torch.tensor(mine, dtype=torch.float64))
         norm = self.engine.gradient_norm()
         if self.tracker is not None and meter.num_targets:  # 0 where every update was left out
             self.tracker.log(
@@ -71,7 +72,8 @@ class LogHook:
                     "epoch": round(state.epochs_done, 6),
                     "time_s": time.time(),
                     "elapsed_s": round(state.elapsed_s, 3),
-                    "loss": float(sums[0]) / meter.num_targets,
+                    "loss": float(sums[0]) / meter.weight,
+                    **{f"loss_{name}": float(s) / meter.weight for name, s in zip(meter.tasks, sums[2:], strict=True)},
                     "lr": learning_rate(state.step - 1, self.end_step, self.config.optimizer),
                     "gradient_norm": norm if norm is not None and math.isfinite(norm) else None,
                     "events_per_s": round(meter.num_targets / seconds, 1),
@@ -142,6 +144,7 @@ class ValidationHook:
                     "time_s": time.time(),
                     "elapsed_s": round(state.elapsed_s, 3),
                     "metrics": result.metrics,
+                    **({"heads": result.heads} if result.heads else {}),
                     "num_users": result.num_users,
                     "seconds": round(time.perf_counter() - started_at, 3),
                     "best": best,

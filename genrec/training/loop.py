@@ -44,18 +44,25 @@ def train(
     device = next(engine.model.parameters()).device
     resumed_elapsed_s, started_at = state.elapsed_s, time.perf_counter()
     losses: list[MicroBatchLoss] = []
+    tasks: dict[str, float] = {}
     engine.model.train()
     for place, batch in meter.timed(batches):
         last = len(losses) + 1 == accumulation
         seed_micro_batch(config.seed, batch.micro_batch_id)
         lr = learning_rate(state.step, end_step, config.optimizer)
-        losses.append((batch.micro_batch_id, engine.micro_step(batch.to(device), lr=lr, last=last)))
+        loss_sum, parts = engine.micro_step(batch.to(device), lr=lr, last=last)
+        losses.append((batch.micro_batch_id, loss_sum))
+        for name, part in parts.items():
+            tasks[name] = tasks.get(name, 0.0) + part
         if not last:
             continue
         if guard.check(losses):
             meter.loss_sum += sum(loss_sum for _, loss_sum in losses)
             meter.num_targets += batch.step_targets
+            meter.weight += batch.step_weight
+            meter.add_tasks(tasks)
         losses.clear()
+        tasks.clear()
         meter.num_steps += 1
         state.step += 1
         state.epochs_done, state.ends_epoch = place.epochs_done, place.ends_epoch

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,7 +17,10 @@ class StepMeter:
     """Sums since the last `reset`; one per worker."""
 
     loss_sum: float = 0.0
+    tasks: dict[str, float] = field(default_factory=dict)
+    """Loss sums of the tasks by name, where there are several."""
     num_targets: int = 0
+    weight: float = 0.0
     num_steps: int = 0
     wait_s: float = 0.0
     excluded_s: float = 0.0
@@ -35,14 +38,20 @@ class StepMeter:
             self.wait_s += time.perf_counter() - before
             yield item
 
+    def add_tasks(self, losses: Mapping[str, float]) -> None:
+        """Adds the tasks' loss sums of a step."""
+        for name, loss in losses.items():
+            self.tasks[name] = self.tasks.get(name, 0.0) + loss
+
     def elapsed_s(self) -> float:
         """Seconds since the last reset, without those spent on validation and checkpoints."""
         return time.perf_counter() - self.started_at - self.excluded_s
 
     def reset(self) -> None:
         """Starts a new stretch."""
-        self.loss_sum = self.wait_s = self.excluded_s = 0.0
+        self.loss_sum = self.weight = self.wait_s = self.excluded_s = 0.0
         self.num_targets = self.num_steps = 0
+        self.tasks.clear()
         self.started_at = time.perf_counter()
 
 

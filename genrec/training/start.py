@@ -145,11 +145,26 @@ def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:
             "order); set model.time_bias=false."
         )
     _check_inputs(config, manifest)
+    _check_heads(config, manifest)
     largest = max(config.evaluation.ks)
     if largest > manifest.num_items:
         raise ConfigError(
             f"evaluation.ks has {largest}, and the catalogue has only {manifest.num_items} items; "
             f"use cut-offs up to {manifest.num_items}."
+        )
+
+
+def _check_heads(config: ExperimentConfig, manifest: Manifest) -> None:
+    prepared, num_actions = config.data.prepared, len(manifest.actions)
+    if config.heads.action is not None and num_actions < 2:
+        raise ConfigError(
+            f"heads.action needs at least two actions to tell apart, and {prepared} has {num_actions}; set "
+            "data.source.columns.action and prepare it again, or set heads.action to null."
+        )
+    if config.heads.dwell is not None and not manifest.has_values:
+        raise ConfigError(
+            f"heads.dwell needs the seconds played, and {prepared} does not hold them; set data.source.columns.value "
+            "and data.keep_values=true and prepare it again, or set heads.dwell to null."
         )
 
 

@@ -138,6 +138,6 @@ def _start_wandb(config: ExperimentConfig, folder: Path, run_id: str) -> Any:
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """Nested metrics as `kind/name`, the way Weights & Biases groups panels."""
     kind = record.get("kind", "run")
-    nested = {f"{kind}/{k}": v for k, v in record.get("metrics", {}).items()}
+    nested = {f"{kind}/{k}": v for part in ("metrics", "heads") for k, v in record.get(part, {}).items()}
     own_step = () if record.get("background") else ("step",)
     return nested | {f"{kind}/{k}": v for k, v in record.items() if isinstance(v, int | float) and k not in own_step}

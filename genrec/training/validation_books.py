@@ -83,6 +83,7 @@ class Books:
         before = [r for r in self.results.values() if r.step <= result.step]
         return said | {
             "metrics": result.metrics,
+            **({"heads": result.heads} if result.heads else {}),
             "num_users": result.num_users,
             "seconds": round(result.seconds, 3),
             "best": best_of(before, self._protocol)[1] == result.step,

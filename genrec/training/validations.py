@@ -42,6 +42,8 @@ class Validated:
     metric: float | None = None
     """Value of `evaluation.metric`."""
     metrics: dict[str, float] = field(default_factory=dict)
+    heads: dict[str, float] = field(default_factory=dict)
+    """What was measured of the heads, where there are any."""
     num_users: int = 0
     seconds: float = 0.0
     """What reading the checkpoint and evaluating it took."""

@@ -25,6 +25,7 @@ from genrec.models.base import SequenceModel
 from genrec.run_dir import config_differences
 
 ITEM_TABLE = "item_table.weight"
+ACTION_SCORES = "heads.action.scores."
 _ALIKE = ("model", "inputs", "sequence.max_length")  # what weights mean depends on these
 _NOT_ALIKE = ("model.dropout",)
 
@@ -71,8 +72,9 @@ def warm_start(model: SequenceModel, config: ExperimentConfig, manifest: Manifes
         return None
     export = _read_fitting(config, config.train.start_from)
     weights = dict(model.named_parameters())
-    # What a loss learns (its temperature) is no part of the model: where the export has none, it begins as configured.
-    weights = {n: w for n, w in weights.items() if n in export.state_dict or not n.startswith("loss.")}
+    # What a loss learns (its temperature) and heads are no part of what encodes: where the export has none, they begin
+    # as configured.
+    weights = {n: w for n, w in weights.items() if n in export.state_dict or not n.startswith(("loss.", "heads."))}
     absent = sorted(weights.keys() - export.state_dict.keys())
     if absent:
         raise RunError(
@@ -142,6 +144,9 @@ def _tables(config: ExperimentConfig, export: Export, manifest: Manifest) -> dic
             tables |= {
                 weight: rows() for weight in export.state_dict if weight.endswith(f"tables.{table_of[name]}.weight")
             }
+    if config.heads.action is not None and any(name.startswith(ACTION_SCORES) for name in export.state_dict):
+        codes = named["actions"]()
+        tables |= {name: codes for name in export.state_dict if name.startswith(ACTION_SCORES)}
     return tables
 
 

@@ -13,7 +13,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import worker_batches
-from genrec.data.target_actions import target_codes
+from genrec.data.target_actions import target_rule
 from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.models.build import build_model
@@ -39,7 +39,7 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     set_threads(config, context.workers)
     manifest = load_manifest(config.data.prepared)
     torch.manual_seed(config.seed)
-    model = build_model(config, manifest.num_items, read_item_types(config.data.prepared))
+    model = build_model(config, manifest.num_items, read_item_types(config.data.prepared), len(manifest.actions))
     model.item_table.num_train_items = manifest.num_train_items or manifest.num_items
     if config.loss.needs_train_counts:
         model.item_table.train_counts = torch.from_numpy(train_counts(config.data.prepared, manifest.num_items))
@@ -89,7 +89,7 @@ def _train(
         rank=context.rank,
         workers=context.workers,
         parts=config.batch.micro_batches_per_step,
-        target_actions=target_codes(config.sequence.target_actions, manifest),
+        targets=target_rule(config, manifest),
     )
     watchdog = Watchdog(context.run, context.rank, config.faults)
     batches = watchdog.watch(batches)

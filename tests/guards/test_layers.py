@@ -18,6 +18,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.config",
         "genrec.config_cluster",
         "genrec.config_data",
+        "genrec.config_heads",
         "genrec.config_losses",
         "genrec.config_models",
         "genrec.data.schema",

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from genrec.data.manifest import content_hash, load_manifest
-from genrec.data.schema import ITEMS_FILE, REJECTED_DIR, SEQUENCES_DIR, SEQUENCES_SCHEMA, USERS_FILE
+from genrec.data.schema import ITEMS_FILE, REJECTED_DIR, SEQUENCES_DIR, USERS_FILE, sequences_schema
 from genrec.data.sequence_files import read_row_group, superseded_path
 
 Content = dict[str, Any]
@@ -21,18 +21,22 @@ def read_content(folder: Path) -> Content:
     assert [row["index"] for row in items] == list(range(1, manifest.num_items + 1))
     assert [row["index"] for row in users] == list(range(manifest.num_users))
     names = (None, *manifest.actions)
-    sequences: dict[Any, list[tuple[Any, int, str | None]]] = {}
+    columns = sequences_schema(values=manifest.has_values).names
+    sequences: dict[Any, list[tuple[Any, ...]]] = {}
     for file in manifest.files:
         for group, described in enumerate(file.row_groups):
-            rows = read_row_group(folder, file.path, group, SEQUENCES_SCHEMA.names).to_pylist()
+            rows = read_row_group(folder, file.path, group, columns).to_pylist()
             assert (described.rows, described.events) == (len(rows), sum(row["length"] for row in rows))
             for row in rows:
                 user = users[row["user"]]["user"]
                 assert user not in sequences, f"{user} comes twice"
                 assert row["length"] == len(row["items"]) == len(row["times"]) == len(row["actions"])
+                values = [[None if v != v else v for v in row["values"]]] if manifest.has_values else []
                 sequences[user] = [
-                    (items[item - 1]["item"], time, names[action])
-                    for item, time, action in zip(row["items"], row["times"], row["actions"], strict=True)
+                    (items[item - 1]["item"], time, names[action], *value)
+                    for item, time, action, *value in zip(
+                        row["items"], row["times"], row["actions"], *values, strict=True
+                    )
                 ]
     on_disk = {path.name for path in (folder / SEQUENCES_DIR).iterdir()}
     listed = {Path(file.path).name for file in manifest.files}

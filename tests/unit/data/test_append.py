@@ -87,6 +87,7 @@ def prepare_and_append(tmp_path: Path, days: list[list[Row]], **settings: Any) -
     [
         (1, {}),
         (2, {"min_value": 1.0}),
+        (4, {"keep_values": True}),
         (3, {"split": {"name": "global-time", "validation_from": 45, "test_from": 55}, "max_time": 58}),
     ],
 )

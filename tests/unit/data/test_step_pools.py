@@ -13,6 +13,7 @@ from genrec.data.micro_batches import worker_tables
 from genrec.data.plan import Plan, make_plan
 from genrec.data.ray_stream import _to_row
 from genrec.data.stream import Place, local_tables, worker_batches
+from genrec.data.target_actions import TargetRule
 
 PARTS, POOL = 4, 12
 BATCH = ("batch.tokens_per_step=48", f"batch.micro_batches_per_step={PARTS}", "batch.chunk_tokens=1000")
@@ -102,9 +103,9 @@ def test_a_pool_changes_nothing_else(plan: Plan, folder: Path, make_config) -> N
 
 
 def test_only_wanted_actions_are_in_a_pool(plan: Plan) -> None:
-    plan.spec = replace(plan.spec, target_actions=(2,))  # the set's only action is 1
+    plan.spec = replace(plan.spec, targets=TargetRule(actions=(2,)))  # the set's only action is 1
     span = {"start_step": 0, "end_step": plan.num_steps(1, None), "rank": 0, "workers": 1}
-    batches = worker_batches(local_tables(plan, **span), **span, parts=PARTS, target_actions=(2,))
+    batches = worker_batches(local_tables(plan, **span), **span, parts=PARTS, targets=TargetRule(actions=(2,)))
     assert all(pool == [] for pool in pools(list(batches)).values())
 
 

@@ -12,7 +12,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest, describe_sequence_file, load_manifest, save_manifest
 from genrec.data.plan import make_plan
 from genrec.data.stream import local_tables, worker_batches
-from genrec.data.target_actions import target_codes
+from genrec.data.target_actions import target_rule
 from genrec.errors import ConfigError
 from genrec.evaluation.users import evaluation_batches
 
@@ -43,9 +43,9 @@ def trained(config: ExperimentConfig) -> list[tuple[int, int, np.ndarray, np.nda
     plan = make_plan(config)
     manifest = load_manifest(config.data.prepared)
     span = {"start_step": 0, "end_step": plan.num_steps(1, None), "rank": 0, "workers": 1}
-    codes = target_codes(config.sequence.target_actions, manifest)
+    rule = target_rule(config, manifest)
     batches = worker_batches(
-        local_tables(plan, **span), **span, parts=config.batch.micro_batches_per_step, target_actions=codes
+        local_tables(plan, **span), **span, parts=config.batch.micro_batches_per_step, targets=rule
     )
     return [
         (place.step, b.step_targets, b.targets.numpy(), b.actions.numpy(), b.last_positions.numpy())

@@ -114,11 +114,19 @@ def evaluation(role: str = "test") -> dict[str, Any]:
 
 
 def evaluation_in_depth() -> dict[str, Any]:
-    """As `evaluation`, with what an evaluated run also has: intervals, slices, what the lists hold."""
+    """As `evaluation`, with what an evaluated run also has: intervals, slices, what the lists hold, heads."""
     values = evaluation()
     test = values["test"]
     test["intervals"] = {name: [0.9 * value, 1.1 * value] for name, value in test["metrics"].items()}
     test["beyond_accuracy"] = {"coverage@10": 0.418, "novelty@10": 12.34, "gini@10": 0.871}
+    test["heads"] = {
+        "action_accuracy": 0.853,
+        "action_majority": 0.712,
+        "action_log_loss": 0.4123,
+        "action_base_log_loss": 0.7012,
+        "dwell_mae_log": 0.6543,
+        "dwell_base_mae_log": 0.9123,
+    }
     part = {"num_users": 5_590, "metrics": test["metrics"], "standard_errors": {"ndcg@10": 0.0013}}
     rest = {"num_users": 16_773, "metrics": {"ndcg@10": 0.0512}, "standard_errors": {"ndcg@10": 0.0017}}
     test["slices"] = {"history_length": {"4-7": part, "8-15": rest}, "item_type": {"<track>": part, "episode": rest}}

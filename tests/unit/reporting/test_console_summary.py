@@ -28,7 +28,8 @@ def test_intervals_and_lists_are_shown_where_they_were_measured() -> None:
     text = printed(evaluation_in_depth())
     row = next(line for line in text.splitlines() if "NDCG@10" in line)
     assert row.split() == ["NDCG@10", "0.0406", "0.0365", "to", "0.0447", "0.0045", "9.02×"]
-    assert text.index("Coverage@10") < text.index("Protocol")
+    assert text.index("Coverage@10") < text.index("Action accuracy") < text.index("Protocol")
+    assert "Next event" in text and "Next event" not in printed(evaluation())
 
 
 def test_slices_stand_under_their_kind() -> None:

@@ -10,6 +10,7 @@ from step_guard_context import context_of
 from genrec.data.batch import MicroBatchId, batch_from_arrays
 from genrec.data.stream import Place
 from genrec.errors import RunError
+from genrec.training.engine import MicroLoss
 from genrec.training.loop import seed_micro_batch, train
 from genrec.training.meters import StepMeter
 from genrec.training.state import TrainState
@@ -35,10 +36,10 @@ class ConstantEngine:
         self.model = torch.nn.Linear(1, 1)
         self.num_updates = 0
 
-    def micro_step(self, *_: object, last: bool, **__: object) -> float:
+    def micro_step(self, *_: object, last: bool, **__: object) -> MicroLoss:
         loss = self.losses.pop(0)
         self.num_updates += last and self.before_update(loss)
-        return loss
+        return MicroLoss(loss, {"item": loss / 2, "action": loss / 4})
 
 
 class KeepMeter:
@@ -59,7 +60,7 @@ def run_steps(tmp_path, write_prepared, make_config) -> Callable[..., list[tuple
     def run(engine: ConstantEngine, *overrides: str) -> list[tuple[int, float, int]]:
         config = make_config(prepared, "batch.micro_batches_per_step=1", *overrides)
         batch = batch_from_arrays(torch.tensor([1]).numpy(), torch.tensor([0, 1]).numpy())
-        batch = dataclasses.replace(batch, step_targets=3)
+        batch = dataclasses.replace(batch, step_targets=3, step_weight=3.0)
         hook, state, num_steps = KeepMeter(), TrainState(), len(engine.losses)
         batches = [(Place(step, 0, 0.5, False), batch) for step in range(num_steps)]
         guard = StepGuard(config, context_of(tmp_path), state)

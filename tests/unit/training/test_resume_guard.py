@@ -89,6 +89,13 @@ def test_one_permission_does_not_cover_another() -> None:
         check_changes("run", config(), config("train.max_steps=9", "optimizer.lr=1"), ["train.max_steps"])
 
 
+def test_heads_stay_what_they_are() -> None:
+    with pytest.raises(RunError, match=r"heads\.action\.weight: None -> 0\.2"):
+        check_changes("run", config(), config("heads={action: {}}"))
+    with pytest.raises(RunError, match="--allow-change heads is not possible"):
+        check_changes("run", config(), config("heads={action: {}}"), ["heads"])
+
+
 def test_every_name_is_a_setting() -> None:
     values = config().model_dump()
     values["engine"] |= {"precision": "", "zero_stage": 0, "offload_optimizer": False}

@@ -1,5 +1,6 @@
 """The universal form of a checkpoint, with plain PyTorch: whole, converted once, and clear about what it lacks."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,9 @@ def train(engine: TorchEngine, steps: int) -> list[float]:
             torch.tensor([0, 4]).numpy(),
             targets=torch.tensor([2, 3, 4, 5]).numpy(),
         )
-        batch = type(batch)(**{name: getattr(batch, name) for name in batch.__slots__} | {"step_targets": 4})
+        batch = dataclasses.replace(batch, step_targets=4, step_weight=4.0)
         torch.manual_seed(step)
-        losses.append(engine.micro_step(batch, lr=0.01, last=True))
+        losses.append(engine.micro_step(batch, lr=0.01, last=True).loss_sum)
     return losses
 
 

@@ -26,7 +26,8 @@ WITH_TYPES = ("inputs.item_types=true", "inputs.actions=true")
 def build(config: ExperimentConfig, seed: int) -> tuple[SequenceModel, Manifest]:
     manifest = load_manifest(config.data.prepared)
     torch.manual_seed(seed)
-    return build_model(config, manifest.num_items, read_item_types(config.data.prepared)), manifest
+    types = read_item_types(config.data.prepared)
+    return build_model(config, manifest.num_items, types, len(manifest.actions)), manifest
 
 
 def export(config: ExperimentConfig, folder: Path, actions: tuple[str, ...] = ("play",)) -> SequenceModel:
@@ -93,6 +94,32 @@ def test_types_and_actions_go_by_name(tmp_path: Path, old: Path, new: Path, make
     assert torch.equal(found[actions][1], given[actions][2])
     buffer = next(name for name in found if name.endswith("features.item_types"))
     assert torch.equal(found[buffer], fresh[buffer])
+
+
+def test_rows_of_the_action_head_go_by_name(tmp_path: Path, old: Path, new: Path, make_config) -> None:
+    head = "heads={action: {}}"
+    given = export(make_config(old, head), tmp_path / "export", actions=("skip", "play")).state_dict()
+    config = make_config(new, head, f"train.start_from={tmp_path / 'export'}")
+    model, manifest = build(config, seed=9)
+    fresh = {name: weight.clone() for name, weight in model.state_dict().items()}
+    warm_start(model, config, manifest)
+    found = model.state_dict()
+    scores = "heads.action.scores.weight"
+    assert torch.equal(found[scores][1], given[scores][2])  # play: 1 here, 2 in the export
+    assert torch.equal(found[scores][2:], fresh[scores][2:])
+    inner = "heads.action.inner.weight"
+    assert torch.equal(found[inner], given[inner]) and not torch.equal(found[inner], fresh[inner])
+
+
+@pytest.mark.parametrize(("there", "here"), [("{}", "{action: {}}"), ("{action: {}}", "{}")])
+def test_heads_may_come_and_go(tmp_path: Path, old: Path, make_config, there: str, here: str) -> None:
+    given = export(make_config(old, f"heads={there}"), tmp_path / "export").state_dict()
+    config = make_config(old, f"heads={here}", f"train.start_from={tmp_path / 'export'}")
+    model, manifest = build(config, seed=9)
+    fresh = {name: weight.clone() for name, weight in model.state_dict().items()}
+    warm_start(model, config, manifest)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, fresh[name] if name.startswith("heads.") else given[name])
 
 
 def test_without_the_setting_nothing_happens(old: Path, make_config) -> None:
