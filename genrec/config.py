@@ -42,6 +42,7 @@ from genrec.config_losses import Loss as Loss
 from genrec.config_losses import LossSection as LossSection
 from genrec.config_losses import SampledSoftmaxConfig as SampledSoftmaxConfig
 from genrec.config_models import Model
+from genrec.config_optimizer import OptimizerConfig as OptimizerConfig
 from genrec.config_workers import check_shares
 from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
@@ -132,19 +133,6 @@ class InputsConfig(Section):
         """The inputs that are on, for protocol cards and messages."""
         chosen = {"actions": self.actions, "item_types": self.item_types}
         return (*(name for name, on in chosen.items() if on), *self.time_features)
-
-
-class OptimizerConfig(Section):
-    """AdamW and its schedule."""
-
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
-    beta2: float = Field(0.98, ge=0, lt=1, description="decay of the second moment")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    gradient_clipping: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
-    min_lr_fraction: float = Field(0.0, ge=0, le=1, description="where linear and cosine end, as a fraction of lr")
 
 
 class DeepSpeedConfig(Section):

@@ -21,6 +21,7 @@ from genrec.errors import ConfigError, RunError
 from genrec.models.base import SequenceModel
 from genrec.training.optim import build_optimizer
 from genrec.training.universal import UniversalState, fill_module, fill_optimizer, fill_zero_1_2, fill_zero_3
+from genrec.training.weight_average import WeightAverage
 
 TAG = "engine"
 """Name of DeepSpeed's folder inside a checkpoint."""
@@ -32,6 +33,8 @@ class Engine(Protocol):
     model: SequenceModel
     before_update: Callable[[float | None], bool]
     """Asked once a step, by all workers alike, with the gradient's norm; False leaves weights and optimizer alone."""
+    average: WeightAverage | None
+    """The running average of the weights, updated with every applied update; None without `optimizer.ema_decay`."""
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
         """Forward and backward of one micro-batch, and the optimizer step when it is the `last`; the loss sum."""
@@ -79,6 +82,7 @@ class TorchEngine:
         self.autocast = engine.precision == "bf16"
         self.optimizer = build_optimizer(self.model.parameters(), config.optimizer)
         self.before_update: Callable[[float | None], bool] = _always
+        self.average = _average_of(self.model, config)
         self._norm: float | None = None
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> float:
@@ -103,6 +107,8 @@ class TorchEngine:
         _set_lr(self.optimizer, lr)
         if self.before_update(self._norm):
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
 
     def gradient_norm(self) -> float | None:
@@ -119,17 +125,20 @@ class TorchEngine:
             torch.save(
                 {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / "torch.pt"
             )
+        _save_beside(folder, self.average)
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
         state = torch.load(folder / "torch.pt", map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        _load_beside(folder, self.average)
 
     def load_universal(self, state: UniversalState) -> None:
         """See `Engine`."""
         fill_module(self.model, state)
         fill_optimizer(self.optimizer, self.model, state)
+        _load_beside(state.checkpoint, self.average)
 
 
 class DeepSpeedEngine:
@@ -156,6 +165,7 @@ class DeepSpeedEngine:
         self._scale = workers * config.accumulation(workers)
         self._zero_stage = engine.zero_stage
         self.before_update: Callable[[float | None], bool] = _always
+        self.average = _average_of(self.model, config)
         self._verdict: bool | None = None
         self._norm: float | None = None
         self._hidden: list[tuple[torch.nn.Parameter, Tensor | None]] = []
@@ -173,6 +183,8 @@ class DeepSpeedEngine:
         if last and self._verdict is None:  # the gradient is not finite, and DeepSpeed has left the step out itself
             self._norm = float("inf")
             self.before_update(self._norm)
+        if last and self._verdict and self.average is not None:
+            self.average.update()
         return float(loss_sum.detach())
 
     def _norm_of_whole_gradients(self) -> float | None:
@@ -224,12 +236,14 @@ class DeepSpeedEngine:
         """See `Engine`. The folder is this worker's own, so each worker makes DeepSpeed's folder itself."""
         (folder / TAG).mkdir(parents=True, exist_ok=True)
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        _save_beside(folder, self.average)
 
     def load(self, folder: Path) -> None:
         """See `Engine`. DeepSpeed answers a missing file with None and a warning; here it is an error."""
         path, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
         if path is None:
             raise RunError(f"DeepSpeed found no checkpoint in {folder}; delete that folder to use the one before it.")
+        _load_beside(folder, self.average)
 
     def load_universal(self, state: UniversalState) -> None:
         """See `Engine`."""
@@ -240,6 +254,7 @@ class DeepSpeedEngine:
         else:
             fill_module(self.model, state)
             fill_optimizer(self._optimizer, self.model, state)
+        _load_beside(state.checkpoint, self.average)
 
 
 def deepspeed_config(config: ExperimentConfig, engine: DeepSpeedConfig, *, workers: int) -> dict[str, Any]:
@@ -298,6 +313,22 @@ def _nan_unless_finite(loss_sum: Tensor) -> Tensor:
     norm. It costs no wait for the device."""
     loss_sum = loss_sum.detach()
     return 1.0 + (loss_sum - loss_sum)
+
+
+def _average_of(model: SequenceModel, config: ExperimentConfig) -> WeightAverage | None:
+    decay = config.optimizer.ema_decay
+    return None if decay is None else WeightAverage(model, decay)
+
+
+def _save_beside(folder: Path, average: WeightAverage | None) -> None:
+    """Writes what a checkpoint holds beside weights and moments: whole, and alike for every engine."""
+    if average is not None:
+        average.save(folder)
+
+
+def _load_beside(folder: Path, average: WeightAverage | None) -> None:
+    if average is not None:
+        average.load(folder)
 
 
 def _always(_: float | None) -> bool:

@@ -17,7 +17,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import PreemptedError, StorageError
-from genrec.evaluation.evaluate import evaluate
+from genrec.evaluation.evaluate import EvaluationResult, evaluate
 from genrec.inference.export import write_export
 from genrec.training.background_validation import BackgroundValidationHook, validation_is_due
 from genrec.training.checkpoint import (
@@ -38,6 +38,7 @@ from genrec.training.step_guard import StepGuard
 from genrec.training.tracking import Tracker
 from genrec.training.validations import read_results
 from genrec.training.versions import installed_versions
+from genrec.training.weight_average import averaged
 
 logger = logging.getLogger(__name__)
 
@@ -112,24 +113,16 @@ class ValidationHook:
         if not self.due(state):
             return
         started_at = time.perf_counter()
-        result = evaluate(
-            self.engine.model,
-            self.config,
-            self.manifest,
-            "validation",
-            rank=self.context.rank,
-            world_size=self.context.workers,
-            all_reduce=self.context.all_reduce,
-            max_users=self.config.evaluation.max_validation_users,
-        )
-        metric = result.metrics[self.config.evaluation.metric]
-        state.metric = metric
-        best = state.best_metric is None or metric > state.best_metric
-        if best:
-            state.best_metric, state.best_step, state.validations_without_gain = metric, state.step, 0
-            self._export(state)
-        else:
-            state.validations_without_gain += 1
+        with averaged(self.engine.average):
+            result = self._evaluate()
+            metric = result.metrics[self.config.evaluation.metric]
+            state.metric = metric
+            best = state.best_metric is None or metric > state.best_metric
+            if best:
+                state.best_metric, state.best_step, state.validations_without_gain = metric, state.step, 0
+                self._export(state)
+            else:
+                state.validations_without_gain += 1
         patience = self.config.train.patience
         if patience is not None and state.validations_without_gain >= patience:
             state.stop_reason = f"{patience} validations without a better {self.config.evaluation.metric}"
@@ -148,6 +141,18 @@ class ValidationHook:
                 }
             )
         meter.excluded_s += time.perf_counter() - started_at
+
+    def _evaluate(self) -> EvaluationResult:
+        return evaluate(
+            self.engine.model,
+            self.config,
+            self.manifest,
+            "validation",
+            rank=self.context.rank,
+            world_size=self.context.workers,
+            all_reduce=self.context.all_reduce,
+            max_users=self.config.evaluation.max_validation_users,
+        )
 
     def _export(self, state: TrainState) -> None:
         weights = self.engine.weights()

@@ -35,6 +35,8 @@ class UniversalState:
 
     folder: Path
     step: int
+    checkpoint: Path
+    """The checkpoint that it was made from, with what is whole there already."""
 
     def names(self) -> list[str]:
         """Names of all weights, sorted."""
@@ -96,7 +98,7 @@ def universal_state(
                 _from_shards(checkpoint / engine_folder, target)
             (target / _DONE).touch()
             say(f"Converted in {time.perf_counter() - started_at:.1f} s.")
-    return UniversalState(target, step)
+    return UniversalState(target, step, checkpoint)
 
 
 def forget_universal(state: UniversalState) -> None:

@@ -20,6 +20,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.config_data",
         "genrec.config_losses",
         "genrec.config_models",
+        "genrec.config_optimizer",
         "genrec.data.schema",
     ),
     ("genrec.run_dir", "genrec.data", "genrec.evaluation.metrics", "genrec.evaluation.rank_counts"),
