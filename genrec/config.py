@@ -42,6 +42,9 @@ from genrec.config_losses import Loss as Loss
 from genrec.config_losses import LossSection as LossSection
 from genrec.config_losses import SampledSoftmaxConfig as SampledSoftmaxConfig
 from genrec.config_models import Model
+from genrec.config_optimizer import AdamWConfig as AdamWConfig
+from genrec.config_optimizer import MuonConfig as MuonConfig
+from genrec.config_optimizer import Optimizer as Optimizer
 from genrec.config_optimizer import OptimizerConfig as OptimizerConfig
 from genrec.config_workers import check_shares
 from genrec.errors import ConfigError
@@ -272,7 +275,7 @@ class ExperimentConfig(Section):
     inputs: InputsConfig = Field(InputsConfig(), description="what the model sees of an event besides its item")
     model: Model = Field(description="the network")
     loss: Loss = Field(description="the training objective")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and its schedule")
+    optimizer: Optimizer = Field(AdamWConfig(), description="how weights follow gradients, and how fast")
     engine: Engine = Field(DeepSpeedConfig(), description="how a step is executed")
     train: TrainConfig = Field(description="how long to train")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="full-catalogue evaluation")
@@ -293,6 +296,15 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "evaluation.validation (background) cannot read the checkpoints of engine.zero_stage 0 with "
                 "engine.precision bf16; use zero_stage 1, 2 or 3, or evaluation.validation: inline"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _offloads(self) -> "ExperimentConfig":
+        if getattr(self.engine, "offload_optimizer", False) and not isinstance(self.optimizer, AdamWConfig):
+            raise ValueError(
+                f"engine.offload_optimizer is for optimizer.name adamw, not {self.optimizer.name}, because DeepSpeed's "
+                "optimizer in host memory is AdamW; set engine.offload_optimizer: false"
             )
         return self
 

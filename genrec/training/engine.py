@@ -19,7 +19,7 @@ from genrec.cpu_op import op_folder_locked
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError, RunError
 from genrec.models.base import SequenceModel
-from genrec.training.optim import build_optimizer
+from genrec.training.optim import apply_settings, build_optimizer, set_learning_rate
 from genrec.training.universal import UniversalState, fill_module, fill_optimizer, fill_zero_1_2, fill_zero_3
 from genrec.training.weight_average import WeightAverage
 
@@ -78,9 +78,9 @@ class TorchEngine:
         self.model = model.to(device)
         self.workers = workers
         self.device = device
-        self.clipping = config.optimizer.gradient_clipping
+        self.settings = config.optimizer
         self.autocast = engine.precision == "bf16"
-        self.optimizer = build_optimizer(self.model.parameters(), config.optimizer)
+        self.optimizer = build_optimizer(self.model, config.optimizer)
         self.before_update: Callable[[float | None], bool] = _always
         self.average = _average_of(self.model, config)
         self._norm: float | None = None
@@ -102,9 +102,9 @@ class TorchEngine:
             parts = torch.split(flat, [g.numel() for g in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
-        limit = self.clipping or float("inf")
+        limit = self.settings.gradient_clipping or float("inf")
         self._norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        _set_lr(self.optimizer, lr)
+        set_learning_rate(self.optimizer, lr)
         if self.before_update(self._norm):
             self.optimizer.step()
             if self.average is not None:
@@ -132,6 +132,7 @@ class TorchEngine:
         state = torch.load(folder / "torch.pt", map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        apply_settings(self.optimizer, self.settings)
         _load_beside(folder, self.average)
 
     def load_universal(self, state: UniversalState) -> None:
@@ -154,7 +155,7 @@ class DeepSpeedEngine:
         device: torch.device,
     ) -> None:
         deepspeed = _import_deepspeed(device)
-        optimizer = None if engine.offload_optimizer else build_optimizer(model.parameters(), config.optimizer)
+        optimizer = None if engine.offload_optimizer else build_optimizer(model, config.optimizer)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
             optimizer=optimizer,
@@ -162,6 +163,7 @@ class DeepSpeedEngine:
             config=deepspeed_config(config, engine, workers=workers),
         )
         self.model: SequenceModel = self._engine.module
+        self._settings = config.optimizer
         self._scale = workers * config.accumulation(workers)
         self._zero_stage = engine.zero_stage
         self.before_update: Callable[[float | None], bool] = _always
@@ -177,7 +179,7 @@ class DeepSpeedEngine:
         loss_sum = self._engine(batch).loss_sum
         self._engine.backward(loss_sum * (self._scale / batch.step_targets) * _nan_unless_finite(loss_sum))
         if last:
-            _set_lr(self._optimizer, lr)
+            set_learning_rate(self._optimizer, lr)
             self._verdict, self._norm = None, self._norm_of_whole_gradients()
         self._engine.step()
         if last and self._verdict is None:  # the gradient is not finite, and DeepSpeed has left the step out itself
@@ -243,6 +245,7 @@ class DeepSpeedEngine:
         path, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
         if path is None:
             raise RunError(f"DeepSpeed found no checkpoint in {folder}; delete that folder to use the one before it.")
+        apply_settings(self._optimizer, self._settings)
         _load_beside(folder, self.average)
 
     def load_universal(self, state: UniversalState) -> None:
@@ -333,8 +336,3 @@ def _load_beside(folder: Path, average: WeightAverage | None) -> None:
 
 def _always(_: float | None) -> bool:
     return True
-
-
-def _set_lr(optimizer: Any, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr

@@ -163,8 +163,8 @@ def fill_zero_3(zero: Any, module: nn.Module, state: UniversalState) -> None:
 
 def _moments(optimizer: torch.optim.Optimizer, step: int, exp_avg: Tensor, exp_avg_sq: Tensor) -> dict[str, Any]:
     """AdamW's state of one tensor: torch counts steps in a tensor, DeepSpeed's CPU Adam in a number."""
-    is_torch = type(optimizer).__module__.startswith("torch.")
-    count: Any = torch.tensor(float(step), device=exp_avg.device) if is_torch else step
+    is_deepspeed = type(optimizer).__module__.startswith("deepspeed.")
+    count: Any = step if is_deepspeed else torch.tensor(float(step), device=exp_avg.device)
     return {"step": count, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
 
 
@@ -207,10 +207,12 @@ def _from_torch(path: Path, target: Path) -> None:
 
 
 def _write(weights: dict[str, Tensor], optimizer: dict[str, Any], target: Path) -> None:
-    """Writes whole weights and moments in the universal form; the optimizer numbers weights in the model's order."""
+    """Writes whole weights and moments in the universal form; the optimizer numbers weights in the order of its groups'
+    names, or in the model's."""
     states: dict[int, dict[str, Any]] = optimizer["state"]
     numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
-    names = [name for name, value in weights.items() if value.is_floating_point()]
+    names = [name for group in optimizer["param_groups"] for name in group.get("names", ())]
+    names = names or [name for name, value in weights.items() if value.is_floating_point()]
     for number, name in zip(numbers, names, strict=True):
         tensors = {"fp32": weights[name], **{key: states[number][key] for key in KEYS[1:]}}
         folder = target / "zero" / name

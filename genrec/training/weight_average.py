@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from genrec.errors import RunError
+from genrec.training.flat_parts import gather_parts, own_part
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,9 @@ class WeightAverage:
             return
         self.num_updates, weights = read_average(folder)
         for name, parameter in self.model.named_parameters():
-            _copy_part(parameter, self._average[name], _fitting(weights, name, _shape(parameter)))
+            whole = _fitting(weights, name, _shape(parameter))
+            part = own_part(whole, self._average[name].numel()) if hasattr(parameter, "ds_tensor") else whole
+            self._average[name].copy_(part)
 
 
 def averaged(average: WeightAverage | None) -> AbstractContextManager[None]:
@@ -118,21 +121,7 @@ def _gathered(parameter: nn.Parameter, part: Tensor) -> Tensor:
     """The whole tensor on CPU that the workers hold parts of."""
     if not hasattr(parameter, "ds_tensor"):
         return part.cpu()
-    parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, part)
-    shape = torch.Size(_shape(parameter))
-    return torch.cat(parts)[: shape.numel()].view(shape).cpu()
-
-
-def _copy_part(parameter: nn.Parameter, target: Tensor, whole: Tensor) -> None:
-    """Copies this worker's part of a whole tensor."""
-    if not hasattr(parameter, "ds_tensor"):
-        target.copy_(whole)
-        return
-    first = dist.get_rank() * target.numel()
-    piece = whole.flatten()[first : first + target.numel()]  # the last parts may end in padding
-    target.zero_()
-    target[: piece.numel()].copy_(piece)
+    return gather_parts(part, _shape(parameter)).cpu()
 
 
 @torch.no_grad()
