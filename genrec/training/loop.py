@@ -55,6 +55,8 @@ def train(
         if guard.check(losses):
             meter.loss_sum += sum(loss_sum for _, loss_sum in losses)
             meter.num_targets += batch.step_targets
+        else:
+            state.num_left_out += 1
         losses.clear()
         meter.num_steps += 1
         state.step += 1
