@@ -46,6 +46,7 @@ from genrec.config_optimizer import AdamWConfig as AdamWConfig
 from genrec.config_optimizer import MuonConfig as MuonConfig
 from genrec.config_optimizer import Optimizer as Optimizer
 from genrec.config_optimizer import OptimizerConfig as OptimizerConfig
+from genrec.config_optimizer import RowwiseAdagradConfig as RowwiseAdagradConfig
 from genrec.config_workers import check_shares
 from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
@@ -301,10 +302,13 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _offloads(self) -> "ExperimentConfig":
-        if getattr(self.engine, "offload_optimizer", False) and not isinstance(self.optimizer, AdamWConfig):
+        plain = isinstance(self.optimizer, AdamWConfig) and self.optimizer.table is None
+        if getattr(self.engine, "offload_optimizer", False) and not plain:
+            table = "null" if self.optimizer.table is None else self.optimizer.table.name
             raise ValueError(
-                f"engine.offload_optimizer is for optimizer.name adamw, not {self.optimizer.name}, because DeepSpeed's "
-                "optimizer in host memory is AdamW; set engine.offload_optimizer: false"
+                "engine.offload_optimizer needs AdamW for all weights, because that is what DeepSpeed has in host "
+                f"memory, and optimizer.name is {self.optimizer.name}, optimizer.table {table}; set "
+                "engine.offload_optimizer: false, or use optimizer.name: adamw and optimizer.table: null"
             )
         return self
 

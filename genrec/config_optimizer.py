@@ -7,6 +7,14 @@ from pydantic import Field
 from genrec.config_data import Section, kind_by_default
 
 
+class RowwiseAdagradConfig(Section):
+    """Row-wise Adagrad for the item table and the tables of other inputs: one accumulator a row, no weight decay."""
+
+    name: Literal["rowwise-adagrad"]
+    lr: float = Field(1e-2, gt=0, description="peak learning rate of the tables, on the same schedule")
+    eps: float = Field(1e-8, gt=0, description="added to the root of an accumulator")
+
+
 class OptimizerConfig(Section):
     """What all optimizers have: AdamW's settings, the schedule, and the average of the weights."""
 
@@ -18,6 +26,7 @@ class OptimizerConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
     min_lr_fraction: float = Field(0.0, ge=0, le=1, description="where linear and cosine end, as a fraction of lr")
+    table: RowwiseAdagradConfig | None = Field(None, description="an optimizer of their own for tables; null is AdamW")
     ema_decay: float | None = Field(
         None,
         gt=0,
@@ -27,13 +36,13 @@ class OptimizerConfig(Section):
 
 
 class AdamWConfig(OptimizerConfig):
-    """AdamW for all weights."""
+    """AdamW for all weights, or for all but the tables."""
 
     name: Literal["adamw"] = "adamw"
 
 
 class MuonConfig(OptimizerConfig):
-    """Muon for the matrices of linear layers; AdamW for the rest: tables, positions, biases, norms."""
+    """Muon for the matrices of linear layers; AdamW for the rest: positions, biases, norms, and the tables."""
 
     name: Literal["muon"]
     matrix_lr: float | None = Field(

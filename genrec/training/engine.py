@@ -19,7 +19,7 @@ from genrec.cpu_op import op_folder_locked
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError, RunError
 from genrec.models.base import SequenceModel
-from genrec.training.optim import apply_settings, build_optimizer, set_learning_rate
+from genrec.training.optim import MixedOptimizer, apply_settings, build_optimizer, set_learning_rate
 from genrec.training.universal import UniversalState, fill_module, fill_optimizer, fill_zero_1_2, fill_zero_3
 from genrec.training.weight_average import WeightAverage
 
@@ -125,7 +125,7 @@ class TorchEngine:
             torch.save(
                 {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / "torch.pt"
             )
-        _save_beside(folder, self.average)
+        _save_beside(folder, self.average, self.optimizer)
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
@@ -133,13 +133,13 @@ class TorchEngine:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         apply_settings(self.optimizer, self.settings)
-        _load_beside(folder, self.average)
+        _load_beside(folder, self.average, self.optimizer)
 
     def load_universal(self, state: UniversalState) -> None:
         """See `Engine`."""
         fill_module(self.model, state)
         fill_optimizer(self.optimizer, self.model, state)
-        _load_beside(state.checkpoint, self.average)
+        _load_beside(state.checkpoint, self.average, self.optimizer)
 
 
 class DeepSpeedEngine:
@@ -164,6 +164,7 @@ class DeepSpeedEngine:
         )
         self.model: SequenceModel = self._engine.module
         self._settings = config.optimizer
+        self._inner = optimizer
         self._scale = workers * config.accumulation(workers)
         self._zero_stage = engine.zero_stage
         self.before_update: Callable[[float | None], bool] = _always
@@ -238,7 +239,7 @@ class DeepSpeedEngine:
         """See `Engine`. The folder is this worker's own, so each worker makes DeepSpeed's folder itself."""
         (folder / TAG).mkdir(parents=True, exist_ok=True)
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-        _save_beside(folder, self.average)
+        _save_beside(folder, self.average, self._inner)
 
     def load(self, folder: Path) -> None:
         """See `Engine`. DeepSpeed answers a missing file with None and a warning; here it is an error."""
@@ -246,7 +247,7 @@ class DeepSpeedEngine:
         if path is None:
             raise RunError(f"DeepSpeed found no checkpoint in {folder}; delete that folder to use the one before it.")
         apply_settings(self._optimizer, self._settings)
-        _load_beside(folder, self.average)
+        _load_beside(folder, self.average, self._inner)
 
     def load_universal(self, state: UniversalState) -> None:
         """See `Engine`."""
@@ -257,7 +258,7 @@ class DeepSpeedEngine:
         else:
             fill_module(self.model, state)
             fill_optimizer(self._optimizer, self.model, state)
-        _load_beside(state.checkpoint, self.average)
+        _load_beside(state.checkpoint, self.average, self._inner)
 
 
 def deepspeed_config(config: ExperimentConfig, engine: DeepSpeedConfig, *, workers: int) -> dict[str, Any]:
@@ -323,15 +324,19 @@ def _average_of(model: SequenceModel, config: ExperimentConfig) -> WeightAverage
     return None if decay is None else WeightAverage(model, decay)
 
 
-def _save_beside(folder: Path, average: WeightAverage | None) -> None:
+def _save_beside(folder: Path, average: WeightAverage | None, optimizer: object) -> None:
     """Writes what a checkpoint holds beside weights and moments: whole, and alike for every engine."""
     if average is not None:
         average.save(folder)
+    if isinstance(optimizer, MixedOptimizer):
+        optimizer.save(folder)
 
 
-def _load_beside(folder: Path, average: WeightAverage | None) -> None:
+def _load_beside(folder: Path, average: WeightAverage | None, optimizer: object) -> None:
     if average is not None:
         average.load(folder)
+    if isinstance(optimizer, MixedOptimizer):
+        optimizer.load(folder)
 
 
 def _always(_: float | None) -> bool:

@@ -6,45 +6,52 @@ what other inputs look up), and the others (positions, biases, norms, scalars). 
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from genrec.config import MuonConfig, OptimizerConfig
+from genrec.errors import RunError
+from genrec.models.item_table import ItemTable
 from genrec.training.muon import Orthogonalizer, muon_step
+from genrec.training.row_adagrad import rowwise_adagrad_step
 
-Kind = Literal["adamw", "muon"]
+TABLES_FILE = "tables.pt"
+
+Kind = Literal["adamw", "muon", "rowwise-adagrad"]
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimizer of a model whose weights are whole. `fused` does one pass over memory, on CPU as on CUDA."""
-    if not isinstance(config, MuonConfig):
-        return torch.optim.AdamW(model.parameters(), fused=True, **_settings("adamw", config))
-    return MixedOptimizer(model, config)
+    if isinstance(config, MuonConfig) or config.table is not None:
+        return MixedOptimizer(model, config)
+    return torch.optim.AdamW(model.parameters(), fused=True, **_settings("adamw", config))
 
 
 class MixedOptimizer(torch.optim.Optimizer):
-    """Muon for matrices, AdamW for the rest.
+    """Muon for matrices, row-wise Adagrad for tables, AdamW for the rest, as the config says.
 
-    Each matrix is a group of its own, because ZeRO flattens a group and deals it out: what a worker then holds is a
-    stretch of that matrix, whose place follows from the rank (flat_parts.py).
+    Each matrix and table is a group of its own, because ZeRO flattens a group and deals it out: what a worker then
+    holds is a stretch of that weight, whose place follows from the rank (flat_parts.py).
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        kinds = weight_kinds(model)
-        own = "matrix" if isinstance(config, MuonConfig) else None
+        kinds = {name: _optimizer_of(kind, config) for name, kind in weight_kinds(model).items()}
         weights = dict(model.named_parameters())
-        groups: list[dict[str, Any]] = []
-        for name, weight in weights.items():
-            if kinds[name] == own:
-                group = {"kind": "muon", "names": [name], "shape": tuple(weight.shape), "params": [weight]}
-                groups.append(group | _settings("muon", config))
-        rest = [name for name in weights if kinds[name] != own]
-        groups.append(
-            {"kind": "adamw", "names": rest, "params": [weights[n] for n in rest]} | _settings("adamw", config)
-        )
-        super().__init__(groups, {})
+        groups: list[dict[str, Any]] = [
+            {"kind": kinds[name], "names": [name], "shape": tuple(weight.shape), "params": [weight]}
+            for name, weight in weights.items()
+            if kinds[name] != "adamw"
+        ]
+        rest = [name for name in weights if kinds[name] == "adamw"]
+        groups.append({"kind": "adamw", "names": rest, "params": [weights[name] for name in rest]})
+        super().__init__([group | _settings(group["kind"], config) for group in groups], {})
+        tables = [group for group in groups if group["kind"] == "rowwise-adagrad"]
+        self.accumulators = {table["names"][0]: torch.zeros(table["shape"][0]) for table in tables}
+        """Of each table [rows]: whole on every worker, so saved beside the engine's state, which ZeRO cuts up."""
         self._adamw = torch.optim.AdamW([torch.zeros(1)], fused=True)
         self._orthogonalize = Orthogonalizer()
 
@@ -59,7 +66,7 @@ class MixedOptimizer(torch.optim.Optimizer):
                 left += [group] if weights else []
                 continue
             for weight in weights:
-                muon_step(weight, self.state[weight], group, self._orthogonalize)
+                self._step_of_one(weight, group)
         if left:
             for group in left:
                 for name, value in self._adamw.defaults.items():
@@ -68,15 +75,58 @@ class MixedOptimizer(torch.optim.Optimizer):
             self._adamw.step()
         return loss
 
+    def _step_of_one(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if group["kind"] == "muon":
+            muon_step(weight, state, group, self._orthogonalize)
+            return
+        # Moments of zeros that take no memory, so checkpoints convert like AdamW's (universal.py).
+        nothing = weight.new_zeros(()).expand(weight.shape)
+        state.update(step=state.get("step", torch.tensor(0.0)) + 1, exp_avg=nothing, exp_avg_sq=nothing)
+        (name,) = group["names"]
+        self.accumulators[name] = self.accumulators[name].to(weight.device)
+        rowwise_adagrad_step(weight, self.accumulators[name], group)
 
-def weight_kinds(model: nn.Module) -> dict[str, Literal["matrix", "other"]]:
+    def save(self, folder: Path) -> None:
+        """Writes the accumulators of the tables into a checkpoint's folder; worker 0 does, all have the same."""
+        if self.accumulators and (not dist.is_initialized() or dist.get_rank() == 0):
+            torch.save({name: value.cpu() for name, value in self.accumulators.items()}, folder / TABLES_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote, on any number of workers and any engine; raises RunError when it does not fit."""
+        if not self.accumulators:
+            return
+        path = folder / TABLES_FILE
+        saved = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+        for name, value in self.accumulators.items():
+            if name not in saved or saved[name].shape != value.shape:
+                raise RunError(
+                    f"{path} has no {len(value)} accumulators of the table {name}; the model or optimizer.table was "
+                    "changed: go on with what the run was, or start over with --fresh."
+                )
+        self.accumulators = saved
+
+
+def weight_kinds(model: nn.Module) -> dict[str, Literal["matrix", "table", "other"]]:
     """What kind of weight each of a model's is, by name."""
     linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    return {name: "matrix" if id(weight) in linear else "other" for name, weight in model.named_parameters()}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Embedding, ItemTable))}
+    return {
+        name: "matrix" if id(weight) in linear else "table" if id(weight) in tables else "other"
+        for name, weight in model.named_parameters()
+    }
+
+
+def _optimizer_of(kind: Literal["matrix", "table", "other"], config: OptimizerConfig) -> Kind:
+    if kind == "matrix" and isinstance(config, MuonConfig):
+        return "muon"
+    return "rowwise-adagrad" if kind == "table" and config.table is not None else "adamw"
 
 
 def _settings(kind: Kind, config: OptimizerConfig) -> dict[str, Any]:
     """What a group of a kind takes from the config."""
+    if kind == "rowwise-adagrad" and config.table is not None:
+        return {"lr": config.table.lr, "lr_ratio": config.table.lr / config.lr, "eps": config.table.eps}
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
     if kind == "muon" and isinstance(config, MuonConfig):
         return shared | {"momentum": config.momentum, "lr_ratio": (config.matrix_lr or config.lr) / config.lr}

@@ -41,7 +41,7 @@ FREE = (
 ON_REQUEST = ("engine.precision", "evaluation", "optimizer", "train", "loss")
 """Settings, or whole sections, that `--allow-change` may name."""
 
-KINDS = ("optimizer.name",)
+KINDS = ("optimizer.name", "optimizer.table.name")
 """Settings inside of those that never change: the state in a checkpoint is of another kind."""
 
 

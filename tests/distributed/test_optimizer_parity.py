@@ -1,4 +1,4 @@
-"""Muon on 1 and 2 workers, with every ZeRO stage, before and after a change of topology: one curve.
+"""Muon and row-wise Adagrad on 1 and 2 workers, with every ZeRO stage, before and after a change: one curve.
 
 A step of every run is poisoned and left out, so that is the same everywhere too.
 """
@@ -22,12 +22,17 @@ ENGINES = {
     "zero1": "{zero_stage: 1}",
     "zero2": "{zero_stage: 2}",
     "zero3": "{zero_stage: 3}",
+    "zero0-bf16": "{zero_stage: 0, precision: bf16}",
+    "zero2-bf16": "{zero_stage: 2, precision: bf16}",
+    "zero3-bf16": "{zero_stage: 3, precision: bf16}",
 }
 OPTIMIZERS = {
     "muon": "{name: muon, lr: 0.01, matrix_lr: 0.02, weight_decay: 0.1, gradient_clipping: 0.5, warmup_steps: 2}",
+    "rowwise-adagrad": "{lr: 0.01, table: {name: rowwise-adagrad, lr: 0.1}, weight_decay: 0.1, warmup_steps: 2}",
 }
 # Relative, of the loss. Muon's orthogonal factor is computed in bf16, where a last bit may tip over to the next number.
-TOLERANCES = {"muon": 1e-4}
+TOLERANCES = {"muon": 3e-5, "rowwise-adagrad": 1e-5}
+BF16_TOLERANCE = 1e-2
 # Four micro-batches a step, three steps an epoch: part 1 belongs to worker 1 alone.
 POISON = f"""
 import dataclasses
@@ -108,6 +113,12 @@ def assert_equal(found: dict[int, float], expected: dict[int, float], optimizer:
 @pytest.mark.parametrize("name", ["zero0-2", "zero1-2", "zero2-2", "zero3-2", "torch-1"])
 def test_every_engine_and_number_of_workers_agrees(curves, optimizer: str, name: str) -> None:
     assert_equal(curves[name], curves["torch-2"], optimizer)
+
+
+@pytest.mark.parametrize("name", ["zero0-bf16-2", "zero2-bf16-2", "zero3-bf16-2"])
+def test_bf16_is_near(curves, name: str) -> None:
+    found, expected = curves[name], curves["torch-2"]
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=BF16_TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["zero3-torch-1", "zero3-zero2-1"])
