@@ -23,9 +23,16 @@ class OptimizerConfig(Section):
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW: decay of the second moment")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     gradient_clipping: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
+    schedule: Literal["constant", "linear", "cosine", "inverse-sqrt"] = Field(
+        "constant", description="after the warm-up"
+    )
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
-    min_lr_fraction: float = Field(0.0, ge=0, le=1, description="where linear and cosine end, as a fraction of lr")
+    min_lr_fraction: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="lowest rate after the warm-up, as a fraction of lr; linear and cosine end there",
+    )
     table: RowwiseAdagradConfig | None = Field(None, description="an optimizer of their own for tables; null is AdamW")
     ema_decay: float | None = Field(
         None,

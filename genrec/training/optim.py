@@ -146,7 +146,7 @@ def set_learning_rate(optimizer: Any, lr: float) -> None:
 
 
 def learning_rate(step: int, end_step: int, config: OptimizerConfig) -> float:
-    """The rate for step `step` (from 0) of `end_step`: linear warm-up, then constant, linear or cosine.
+    """The rate for step `step` (from 0) of `end_step`: linear warm-up, then constant, linear, cosine or inverse-sqrt.
 
     It depends on neither workers nor restarts, so a resumed run goes on where it was.
     """
@@ -154,6 +154,8 @@ def learning_rate(step: int, end_step: int, config: OptimizerConfig) -> float:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.lr
+    if config.schedule == "inverse-sqrt":
+        return config.lr * max(config.min_lr_fraction, math.sqrt(max(1, config.warmup_steps) / (step + 1)))
     done = (step - config.warmup_steps) / max(1, end_step - config.warmup_steps)
     falling = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return config.lr * (config.min_lr_fraction + (1 - config.min_lr_fraction) * falling)
