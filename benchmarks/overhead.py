@@ -47,7 +47,7 @@ def bare_loop(config: ExperimentConfig, seconds: float) -> dict[str, float]:
     batches = [batch for _, batch in islice(stream, BARE_STEPS * parts)]
     model = build_model(config, load_manifest(config.data.prepared).num_items)
     model.train()
-    optimizer = build_optimizer(model.parameters(), config.optimizer)
+    optimizer = build_optimizer(model, config.optimizer)
     step, events, started_at = 0, 0, time.perf_counter()
     while step < WARMUP_STEPS or time.perf_counter() - started_at < seconds:
         if step == WARMUP_STEPS:

@@ -45,6 +45,11 @@ from genrec.config_losses import Loss as Loss
 from genrec.config_losses import LossSection as LossSection
 from genrec.config_losses import SampledSoftmaxConfig as SampledSoftmaxConfig
 from genrec.config_models import Model
+from genrec.config_optimizer import AdamWConfig as AdamWConfig
+from genrec.config_optimizer import MuonConfig as MuonConfig
+from genrec.config_optimizer import Optimizer as Optimizer
+from genrec.config_optimizer import OptimizerConfig as OptimizerConfig
+from genrec.config_optimizer import RowwiseAdagradConfig as RowwiseAdagradConfig
 from genrec.config_workers import check_shares
 from genrec.data.schema import Role
 from genrec.errors import ConfigError
@@ -141,19 +146,6 @@ class InputsConfig(Section):
         """The inputs that are on, for protocol cards and messages."""
         chosen = {"actions": self.actions, "item_types": self.item_types}
         return (*(name for name, on in chosen.items() if on), *self.time_features)
-
-
-class OptimizerConfig(Section):
-    """AdamW and its schedule."""
-
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment")
-    beta2: float = Field(0.98, ge=0, lt=1, description="decay of the second moment")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    gradient_clipping: float = Field(0.0, ge=0, description="largest gradient norm; 0 does not clip")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
-    min_lr_fraction: float = Field(0.0, ge=0, le=1, description="where linear and cosine end, as a fraction of lr")
 
 
 class DeepSpeedConfig(Section):
@@ -294,7 +286,7 @@ class ExperimentConfig(Section):
     model: Model = Field(description="the network")
     loss: Loss = Field(description="the training objective")
     heads: HeadsConfig = Field(HeadsConfig(), description="what is predicted of the next event besides its item")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and its schedule")
+    optimizer: Optimizer = Field(AdamWConfig(), description="how weights follow gradients, and how fast")
     engine: Engine = Field(DeepSpeedConfig(), description="how a step is executed")
     train: TrainConfig = Field(description="how long to train")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="full-catalogue evaluation")
@@ -343,6 +335,18 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"loss.action_weights has {', '.join(idle)}, and sequence.target_actions ({', '.join(wanted or ())}) "
                 "leaves that out of the loss; take it out of the weights, or add it to the targets"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _offloads(self) -> "ExperimentConfig":
+        plain = isinstance(self.optimizer, AdamWConfig) and self.optimizer.table is None
+        if getattr(self.engine, "offload_optimizer", False) and not plain:
+            table = "null" if self.optimizer.table is None else self.optimizer.table.name
+            raise ValueError(
+                "engine.offload_optimizer needs AdamW for all weights, because that is what DeepSpeed has in host "
+                f"memory, and optimizer.name is {self.optimizer.name}, optimizer.table {table}; set "
+                "engine.offload_optimizer: false, or use optimizer.name: adamw and optimizer.table: null"
             )
         return self
 

@@ -3,6 +3,8 @@
     STORE/step_00001000/
       state.json         step (next to train), progress, config, hashes, workers, engine, versions: written by rank 0
       engine/...         DeepSpeed's shards (torch.pt with engine.name=torch)
+      average.pt         with optimizer.ema_decay: the average of the weights, whole, written by rank 0
+      tables.pt          with optimizer.table: accumulators of the tables, whole, written by rank 0
       rank_00000.json    names, sizes and SHA-256 of the files that this worker wrote: uploaded after them
       finished           empty; put there once all of the above has been seen complete
 

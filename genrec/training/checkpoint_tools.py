@@ -31,6 +31,7 @@ from genrec.training.engine import TAG
 from genrec.training.state import export_info
 from genrec.training.universal import UniversalState, fill_module, universal_state
 from genrec.training.validations import read_results
+from genrec.training.weight_average import fill_with_average
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +134,14 @@ def _items_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig) -> tu
 def model_of(
     files: Path, info: CheckpointInfo, config: ExperimentConfig, item_types: npt.NDArray[np.uint8], num_actions: int
 ) -> SequenceModel:
-    """The model with the weights of a checkpoint of any topology, whose files are local, in fp32 on CPU."""
+    """The model with the weights of a checkpoint of any topology, whose files are local, in fp32 on CPU.
+
+    Those of the average, where the checkpoint holds one.
+    """
     model = build_model(config, len(item_types) - 1, item_types, num_actions)
     with _universal(files, info) as state:
         fill_module(model, state)
+    fill_with_average(model, files)
     return model
 
 

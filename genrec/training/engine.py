@@ -20,8 +20,9 @@ from genrec.cpu_op import op_folder_locked
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError, RunError
 from genrec.models.base import LossSum, SequenceModel
-from genrec.training.optim import build_optimizer
+from genrec.training.optim import MixedOptimizer, apply_settings, build_optimizer, set_learning_rate
 from genrec.training.universal import UniversalState, fill_module, fill_optimizer, fill_zero_1_2, fill_zero_3
+from genrec.training.weight_average import WeightAverage
 
 TAG = "engine"
 """Name of DeepSpeed's folder inside a checkpoint."""
@@ -43,6 +44,8 @@ class Engine(Protocol):
     model: SequenceModel
     before_update: Callable[[float | None], bool]
     """Asked once a step, by all workers alike, with the gradient's norm; False leaves weights and optimizer alone."""
+    average: WeightAverage | None
+    """The running average of the weights, updated with every applied update; None without `optimizer.ema_decay`."""
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
         """Forward and backward of one micro-batch, and the optimizer step when it is the `last`; the loss."""
@@ -86,10 +89,11 @@ class TorchEngine:
         self.model = model.to(device)
         self.workers = workers
         self.device = device
-        self.clipping = config.optimizer.gradient_clipping
+        self.settings = config.optimizer
         self.autocast = engine.precision == "bf16"
-        self.optimizer = build_optimizer(self.model.parameters(), config.optimizer)
+        self.optimizer = build_optimizer(self.model, config.optimizer)
         self.before_update: Callable[[float | None], bool] = _always
+        self.average = _average_of(self.model, config)
         self._norm: float | None = None
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
@@ -110,11 +114,13 @@ class TorchEngine:
             parts = torch.split(flat, [g.numel() for g in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
-        limit = self.clipping or float("inf")
+        limit = self.settings.gradient_clipping or float("inf")
         self._norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        _set_lr(self.optimizer, lr)
+        set_learning_rate(self.optimizer, lr)
         if self.before_update(self._norm):
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
 
     def gradient_norm(self) -> float | None:
@@ -131,17 +137,21 @@ class TorchEngine:
             torch.save(
                 {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / "torch.pt"
             )
+        _save_beside(folder, self.average, self.optimizer)
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
         state = torch.load(folder / "torch.pt", map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        apply_settings(self.optimizer, self.settings)
+        _load_beside(folder, self.average, self.optimizer)
 
     def load_universal(self, state: UniversalState) -> None:
         """See `Engine`."""
         fill_module(self.model, state)
         fill_optimizer(self.optimizer, self.model, state)
+        _load_beside(state.checkpoint, self.average, self.optimizer)
 
 
 class DeepSpeedEngine:
@@ -157,7 +167,7 @@ class DeepSpeedEngine:
         device: torch.device,
     ) -> None:
         deepspeed = _import_deepspeed(device)
-        optimizer = None if engine.offload_optimizer else build_optimizer(model.parameters(), config.optimizer)
+        optimizer = None if engine.offload_optimizer else build_optimizer(model, config.optimizer)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
             optimizer=optimizer,
@@ -165,9 +175,12 @@ class DeepSpeedEngine:
             config=deepspeed_config(config, engine, workers=workers),
         )
         self.model: SequenceModel = self._engine.module
+        self._settings = config.optimizer
+        self._inner = optimizer
         self._scale = workers * config.accumulation(workers)
         self._zero_stage = engine.zero_stage
         self.before_update: Callable[[float | None], bool] = _always
+        self.average = _average_of(self.model, config)
         self._verdict: bool | None = None
         self._norm: float | None = None
         self._hidden: list[tuple[torch.nn.Parameter, Tensor | None]] = []
@@ -180,12 +193,14 @@ class DeepSpeedEngine:
         loss_sum = loss.loss_sum
         self._engine.backward(loss_sum * (self._scale / batch.step_weight) * _nan_unless_finite(loss_sum))
         if last:
-            _set_lr(self._optimizer, lr)
+            set_learning_rate(self._optimizer, lr)
             self._verdict, self._norm = None, self._norm_of_whole_gradients()
         self._engine.step()
         if last and self._verdict is None:  # the gradient is not finite, and DeepSpeed has left the step out itself
             self._norm = float("inf")
             self.before_update(self._norm)
+        if last and self._verdict and self.average is not None:
+            self.average.update()
         return _micro_loss(loss)
 
     def _norm_of_whole_gradients(self) -> float | None:
@@ -237,12 +252,15 @@ class DeepSpeedEngine:
         """See `Engine`. The folder is this worker's own, so each worker makes DeepSpeed's folder itself."""
         (folder / TAG).mkdir(parents=True, exist_ok=True)
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        _save_beside(folder, self.average, self._inner)
 
     def load(self, folder: Path) -> None:
         """See `Engine`. DeepSpeed answers a missing file with None and a warning; here it is an error."""
         path, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
         if path is None:
             raise RunError(f"DeepSpeed found no checkpoint in {folder}; delete that folder to use the one before it.")
+        apply_settings(self._optimizer, self._settings)
+        _load_beside(folder, self.average, self._inner)
 
     def load_universal(self, state: UniversalState) -> None:
         """See `Engine`."""
@@ -253,6 +271,7 @@ class DeepSpeedEngine:
         else:
             fill_module(self.model, state)
             fill_optimizer(self._optimizer, self.model, state)
+        _load_beside(state.checkpoint, self.average, self._inner)
 
 
 def deepspeed_config(config: ExperimentConfig, engine: DeepSpeedConfig, *, workers: int) -> dict[str, Any]:
@@ -317,10 +336,25 @@ def _micro_loss(loss: LossSum) -> MicroLoss:
     return MicroLoss(float(loss.loss_sum.detach()), {name: float(part) for name, part in loss.parts.items()})
 
 
+def _average_of(model: SequenceModel, config: ExperimentConfig) -> WeightAverage | None:
+    decay = config.optimizer.ema_decay
+    return None if decay is None else WeightAverage(model, decay)
+
+
+def _save_beside(folder: Path, average: WeightAverage | None, optimizer: object) -> None:
+    """Writes what a checkpoint holds beside weights and moments: whole, and alike for every engine."""
+    if average is not None:
+        average.save(folder)
+    if isinstance(optimizer, MixedOptimizer):
+        optimizer.save(folder)
+
+
+def _load_beside(folder: Path, average: WeightAverage | None, optimizer: object) -> None:
+    if average is not None:
+        average.load(folder)
+    if isinstance(optimizer, MixedOptimizer):
+        optimizer.load(folder)
+
+
 def _always(_: float | None) -> bool:
     return True
-
-
-def _set_lr(optimizer: Any, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr

@@ -61,6 +61,8 @@ def train(
             meter.num_targets += batch.step_targets
             meter.weight += batch.step_weight
             meter.add_tasks(tasks)
+        else:
+            state.num_left_out += 1
         losses.clear()
         tasks.clear()
         meter.num_steps += 1

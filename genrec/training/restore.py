@@ -88,7 +88,7 @@ def restore(
         engine.load(folder)
         context.all_reduce(torch.zeros(1))  # all have read it
     else:
-        universal = universal_state(folder, TAG, info.step, info.engine, logger.warning)
+        universal = universal_state(folder, TAG, info.step - info.state.num_left_out, info.engine, logger.warning)
         engine.load_universal(universal)
         context.all_reduce(torch.zeros(1))  # all have read it
         forget_universal(universal)

@@ -41,6 +41,9 @@ FREE = (
 ON_REQUEST = ("engine.precision", "evaluation", "optimizer", "train", "loss")
 """Settings, or whole sections, that `--allow-change` may name."""
 
+KINDS = ("optimizer.name", "optimizer.table.name")
+"""Settings inside of those that never change: the state in a checkpoint is of another kind."""
+
 
 def keep_packing(old: ExperimentConfig, new: ExperimentConfig) -> ExperimentConfig:
     """`new` with the run's packing, unless it names one: steps stay what they are in any number of micro-batches."""
@@ -63,7 +66,7 @@ def check_changes(
     Raises RunError with every difference that it may not take over; `allowed` are names given with `--allow-change`.
     """
     for name in allowed:
-        if not (_covered(name, ON_REQUEST) or _covered(name, FREE)):
+        if name in KINDS or not (_covered(name, ON_REQUEST) or _covered(name, FREE)):
             raise RunError(
                 f"--allow-change {name} is not possible: it decides what a step of run {run} is; use another name=..., "
                 f"or start over with --fresh. Possible are {', '.join(ON_REQUEST)} and settings inside them."
@@ -71,9 +74,9 @@ def check_changes(
     differences = {text.partition(":")[0]: text for text in config_differences(old, new)}
     if _packed_parts(old) == _packed_parts(new):
         differences.pop("batch.packed_parts", None)
-    refused = {key: text for key, text in differences.items() if not _covered(key, (*FREE, *allowed))}
+    refused = {k: text for k, text in differences.items() if k in KINDS or not _covered(k, (*FREE, *allowed))}
     if refused:
-        on_request = [key for key in refused if _covered(key, ON_REQUEST)]
+        on_request = [key for key in refused if key not in KINDS and _covered(key, ON_REQUEST)]
         way_out = (
             f"add {' '.join(f'--allow-change {key}' for key in on_request)} to go on with the new values, "
             if len(on_request) == len(refused)

@@ -25,6 +25,8 @@ class TrainState:
     ends_epoch: bool = field(default=False)
     """Whether the step just done was the last of its epoch."""
     stop_reason: str | None = None
+    num_left_out: int = 0
+    """Steps before `step` whose update was not applied (step_guard.py)."""
 
 
 def export_info(state: TrainState, metric: str, content_hash: str, actions: Sequence[str]) -> dict[str, Any]:

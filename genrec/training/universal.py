@@ -35,6 +35,8 @@ class UniversalState:
 
     folder: Path
     step: int
+    checkpoint: Path
+    """The checkpoint that it was made from, with what is whole there already."""
 
     def names(self) -> list[str]:
         """Names of all weights, sorted."""
@@ -96,7 +98,7 @@ def universal_state(
                 _from_shards(checkpoint / engine_folder, target)
             (target / _DONE).touch()
             say(f"Converted in {time.perf_counter() - started_at:.1f} s.")
-    return UniversalState(target, step)
+    return UniversalState(target, step, checkpoint)
 
 
 def forget_universal(state: UniversalState) -> None:
@@ -161,8 +163,8 @@ def fill_zero_3(zero: Any, module: nn.Module, state: UniversalState) -> None:
 
 def _moments(optimizer: torch.optim.Optimizer, step: int, exp_avg: Tensor, exp_avg_sq: Tensor) -> dict[str, Any]:
     """AdamW's state of one tensor: torch counts steps in a tensor, DeepSpeed's CPU Adam in a number."""
-    is_torch = type(optimizer).__module__.startswith("torch.")
-    count: Any = torch.tensor(float(step), device=exp_avg.device) if is_torch else step
+    is_deepspeed = type(optimizer).__module__.startswith("deepspeed.")
+    count: Any = step if is_deepspeed else torch.tensor(float(step), device=exp_avg.device)
     return {"step": count, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
 
 
@@ -205,10 +207,12 @@ def _from_torch(path: Path, target: Path) -> None:
 
 
 def _write(weights: dict[str, Tensor], optimizer: dict[str, Any], target: Path) -> None:
-    """Writes whole weights and moments in the universal form; the optimizer numbers weights in the model's order."""
+    """Writes whole weights and moments in the universal form; the optimizer numbers weights in the order of its groups'
+    names, or in the model's."""
     states: dict[int, dict[str, Any]] = optimizer["state"]
     numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
-    names = [name for name, value in weights.items() if value.is_floating_point()]
+    names = [name for group in optimizer["param_groups"] for name in group.get("names", ())]
+    names = names or [name for name, value in weights.items() if value.is_floating_point()]
     for number, name in zip(numbers, names, strict=True):
         tensors = {"fp32": weights[name], **{key: states[number][key] for key in KEYS[1:]}}
         folder = target / "zero" / name

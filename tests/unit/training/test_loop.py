@@ -47,17 +47,19 @@ class KeepMeter:
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float, int]] = []
+        self.num_left_out: list[int] = []
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         self.seen.append((state.step, meter.loss_sum, meter.num_targets))
+        self.num_left_out.append(state.num_left_out)
 
 
 @pytest.fixture
-def run_steps(tmp_path, write_prepared, make_config) -> Callable[..., list[tuple[int, float, int]]]:
-    """`run_steps(engine, override)` trains a step of one micro-batch for every loss; what the meter counted."""
+def run_steps(tmp_path, write_prepared, make_config) -> Callable[..., KeepMeter]:
+    """`run_steps(engine, override)` trains a step of one micro-batch for every loss; what a hook saw of it."""
     prepared = write_prepared(tmp_path / "set", [[1, 2, 3, 4]])
 
-    def run(engine: ConstantEngine, *overrides: str) -> list[tuple[int, float, int]]:
+    def run(engine: ConstantEngine, *overrides: str) -> KeepMeter:
         config = make_config(prepared, "batch.micro_batches_per_step=1", *overrides)
         batch = batch_from_arrays(torch.tensor([1]).numpy(), torch.tensor([0, 1]).numpy())
         batch = dataclasses.replace(batch, step_targets=3, step_weight=3.0)
@@ -65,7 +67,7 @@ def run_steps(tmp_path, write_prepared, make_config) -> Callable[..., list[tuple
         batches = [(Place(step, 0, 0.5, False), batch) for step in range(num_steps)]
         guard = StepGuard(config, context_of(tmp_path), state)
         train(config, engine, batches, [hook], state, num_steps, guard)
-        return hook.seen
+        return hook
 
     return run
 
@@ -82,4 +84,5 @@ def test_a_step_that_is_left_out_counts_as_a_step_and_not_as_a_loss(run_steps) -
     engine = ConstantEngine(1.0, float("nan"), 2.0)
     seen = run_steps(engine, "faults.on_poisoned_step=skip")
     assert engine.num_updates == 2
-    assert seen == [(1, 1.0, 3), (2, 1.0, 3), (3, 3.0, 6)]
+    assert seen.seen == [(1, 1.0, 3), (2, 1.0, 3), (3, 3.0, 6)]
+    assert seen.num_left_out == [0, 1, 1]

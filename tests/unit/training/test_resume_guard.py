@@ -49,7 +49,16 @@ def test_the_rest_of_the_run_changes_on_request(change: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["seed=2", "model.dim=32", "sequence.max_length=20", "batch.tokens_per_step=512", "batch.packed_parts=8"]
+    "change",
+    [
+        "seed=2",
+        "model.dim=32",
+        "sequence.max_length=20",
+        "batch.tokens_per_step=512",
+        "batch.packed_parts=8",
+        "optimizer.name=muon",
+        "optimizer.table.name=rowwise-adagrad",
+    ],
 )
 def test_what_a_step_is_never_changes(change: str) -> None:
     key = change.partition("=")[0]
