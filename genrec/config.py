@@ -22,6 +22,7 @@ from genrec.config_data import ColumnsConfig as ColumnsConfig
 from genrec.config_data import CsvSource as CsvSource
 from genrec.config_data import DataConfig as DataConfig
 from genrec.config_data import GlobalTimeSplit as GlobalTimeSplit
+from genrec.config_data import ItemVectorsConfig as ItemVectorsConfig
 from genrec.config_data import LeaveOneOutSplit as LeaveOneOutSplit
 from genrec.config_data import MixtureSource as MixtureSource
 from genrec.config_data import MovieLensSource as MovieLensSource
