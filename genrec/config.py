@@ -119,6 +119,15 @@ class BatchConfig(Section):
         return self
 
 
+class ItemVectorInputs(Section):
+    """An item is its id and a learned projection of its frozen vector: as input, and where items are scored."""
+
+    ids: bool = Field(True, description="false: items that have a vector are known by it alone")
+    id_dropout: float = Field(
+        0.1, ge=0, le=1, description="probability that an item with a vector is known by it alone, in training"
+    )
+
+
 class InputsConfig(Section):
     """What the model sees of an event besides its item."""
 
@@ -127,10 +136,20 @@ class InputsConfig(Section):
     time_features: tuple[Literal["gap", "hour", "weekday"], ...] = Field(
         (), description="learned vectors: time since the event before, hour and weekday (UTC)"
     )
+    item_vectors: ItemVectorInputs | None = Field(
+        None, description="items are known by `data.item_vectors`, too; null is by their ids alone"
+    )
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """What an item is known by, for protocol cards."""
+        if self.item_vectors is None:
+            return ("items",)
+        return ("items", "item vectors") if self.item_vectors.ids else ("item vectors in place of ids",)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The inputs that are on, for protocol cards and messages."""
+        """What is added to the items, for protocol cards and messages."""
         chosen = {"actions": self.actions, "item_types": self.item_types}
         return (*(name for name, on in chosen.items() if on), *self.time_features)
 
@@ -306,6 +325,15 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "evaluation.validation (background) cannot read the checkpoints of engine.zero_stage 0 with "
                 "engine.precision bf16; use zero_stage 1, 2 or 3, or evaluation.validation: inline"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vectors(self) -> "ExperimentConfig":
+        if self.inputs.item_vectors is not None and self.data.item_vectors is None:
+            raise ValueError(
+                "inputs.item_vectors needs vectors in the prepared set, and data.item_vectors is null; name their file "
+                "in data.item_vectors.path, or leave inputs.item_vectors out"
             )
         return self
 

@@ -18,13 +18,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from genrec.config import ItemVectorsConfig
+from genrec.config import ExperimentConfig, ItemVectorsConfig
 from genrec.data.log_files import LogFile, find_files, unreadable
 from genrec.data.manifest import VectorFacts, file_digest
-from genrec.data.schema import ITEM_VECTORS_FILE
+from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE
 from genrec.errors import DataError
 
 BATCH_ROWS = 8_192
+
+
+class ItemVectors(NamedTuple):
+    """vectors [num_items + 1, dim] fp32, zeros where there is none; is_trained [num_items + 1]: has training events."""
+
+    vectors: npt.NDArray[np.float32]
+    is_trained: npt.NDArray[np.bool_]
+
+
+def vectors_for(config: ExperimentConfig, folder: str | Path) -> ItemVectors | None:
+    """The vectors in a prepared set or an export, mapped into memory; None when the model reads none.
+
+    Raises DataError when they cannot be read or are not of the items there.
+    """
+    if config.inputs.item_vectors is None:
+        return None
+    path = Path(folder) / ITEM_VECTORS_FILE
+    try:
+        items = pq.read_table(Path(folder) / ITEMS_FILE, columns=["index", "train_count"])
+        # Copy-on-write, because torch wants arrays that may be written; nothing is.
+        vectors = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); run `genrec prepare CONFIG --overwrite` with data.item_vectors, or copy "
+            "the whole folder."
+        ) from error
+    if len(vectors) != len(items) + 1:
+        raise DataError(f"{path} has {len(vectors) - 1} vectors for {len(items)} items; prepare the data set again.")
+    is_trained = np.zeros(len(vectors), dtype=np.bool_)
+    is_trained[items["index"].to_numpy()] = items["train_count"].to_numpy() > 0
+    return ItemVectors(vectors, is_trained)
 
 
 def check_vectors(config: ItemVectorsConfig) -> int:

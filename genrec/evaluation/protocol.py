@@ -49,7 +49,7 @@ def protocol_card(
         "order": _order(manifest),
         "history": _history(manifest, role),
         "window_events": config.sequence.max_length,
-        "inputs": ", ".join(("items", *config.inputs.names)),
+        "inputs": ", ".join((*config.inputs.items, *config.inputs.names)),
         "uses_query_time": model_uses_query_time,
         "targets": "events of every action" if actions is None else f"only events with action {', '.join(actions)}",
         "candidates": _candidates(manifest),

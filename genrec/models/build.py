@@ -7,9 +7,12 @@ import numpy.typing as npt
 import torch
 
 from genrec.config import ExperimentConfig
+from genrec.data.item_vectors import ItemVectors
+from genrec.errors import ConfigError
 from genrec.losses.build import build_loss
 from genrec.models.base import SequenceModel
 from genrec.models.decoder import Decoder
+from genrec.models.fused_table import FusedItemTable
 from genrec.models.hstu import HSTU
 from genrec.models.layers import Inputs
 from genrec.models.sasrec import SASRec
@@ -23,15 +26,25 @@ MODELS: dict[str, Callable[..., SequenceModel]] = {
 
 
 def build_model(
-    config: ExperimentConfig, num_items: int, item_types: npt.NDArray[np.uint8] | None = None
+    config: ExperimentConfig,
+    num_items: int,
+    item_types: npt.NDArray[np.uint8] | None = None,
+    item_vectors: ItemVectors | None = None,
 ) -> SequenceModel:
     """The model of `config.model` with the loss of `config.loss`, on the current default device.
 
-    `item_types` [num_items + 1], the type code of every item, is read when `inputs.item_types` asks for it.
+    `item_types` [num_items + 1], the type code of every item, is read when `inputs.item_types` asks for it, and
+    `item_vectors` when `inputs.item_vectors` does; raises ConfigError when they are not there then.
     Its weights come from torch's default generator, which the caller seeds; under `torch.device("meta")` there are
     none.
     """
     inputs = Inputs(config.inputs, None if item_types is None else torch.tensor(item_types))
-    return MODELS[config.model.name](
+    model = MODELS[config.model.name](
         config.model, num_items, config.sequence.max_length, build_loss(config.loss), inputs
     )
+    if (fusing := config.inputs.item_vectors) is not None:
+        if item_vectors is None:
+            raise ConfigError("inputs.item_vectors needs item vectors, and there are none; leave it out.")
+        vectors, is_trained = (torch.from_numpy(array) for array in item_vectors)
+        model.item_table = FusedItemTable(model.item_table, vectors, is_trained, fusing)
+    return model
