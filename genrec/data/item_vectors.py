@@ -58,6 +58,23 @@ def vectors_for(config: ExperimentConfig, folder: str | Path) -> ItemVectors | N
     return ItemVectors(vectors, is_trained)
 
 
+def has_vector(prepared: str | Path) -> npt.NDArray[np.bool_] | None:
+    """Which items of a prepared set have a vector, [num_items + 1]; None when the set has none.
+
+    Raises DataError when they cannot be read.
+    """
+    path = Path(prepared) / ITEM_VECTORS_FILE
+    if not path.exists():
+        return None
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); run `genrec prepare CONFIG --overwrite`.") from error
+    return np.concatenate(
+        [vectors[first : first + BATCH_ROWS].any(axis=1) for first in range(0, len(vectors), BATCH_ROWS)]
+    )
+
+
 def check_vectors(config: ItemVectorsConfig) -> int:
     """The length of the vectors; raises DataError when the files, their columns or their lengths are not right."""
     return _open(config).dim
