@@ -80,7 +80,8 @@ class FusedItemTable(ItemTable):
         with torch.autocast(self.weight.device.type, enabled=False):
             by_id = self.weight[items] * counts_id.unsqueeze(1)
             none = self.has_none[items].unsqueeze(1) * self.missing
-            return torch.addmm(by_id + none, self.vectors[items], self.projection.T)
+            vectors = self.vectors[items].to(self.weight.dtype)  # ZeRO-3 makes weights bf16 and leaves buffers
+            return torch.addmm(by_id + none, vectors, self.projection.T)
 
 
 def settle(model: SequenceModel) -> None:

@@ -1,4 +1,4 @@
-"""A model that reads item vectors learns the same with every ZeRO stage and any number of workers."""
+"""A model that reads item vectors learns the same with ZeRO 2 and 3, on one worker and two, nearly so in bf16."""
 
 from pathlib import Path
 
@@ -14,8 +14,15 @@ from genrec.run_dir import run_dir_of
 
 STEPS, NUM_ITEMS = 12, 40
 TOLERANCE = 1e-5  # relative, fp32
-RUNS = {("torch", 1), ("torch", 2), ("zero2", 2), ("zero3", 2)}
-ENGINES = {"torch": "engine={name: torch}", "zero2": "engine.zero_stage=2", "zero3": "engine.zero_stage=3"}
+BF16_TOLERANCE = 0.02
+RUNS = {("torch", 1), ("torch", 2), ("zero2", 2), ("zero3", 2), ("zero2-bf16", 2), ("zero3-bf16", 2)}
+ENGINES = {
+    "torch": "engine={name: torch}",
+    "zero2": "engine.zero_stage=2",
+    "zero3": "engine.zero_stage=3",
+    "zero2-bf16": "engine={zero_stage: 2, precision: bf16}",
+    "zero3-bf16": "engine={zero_stage: 3, precision: bf16}",
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +60,13 @@ def runs(tmp_path_factory, cpu_op, write_prepared, make_config) -> dict[tuple[st
 def test_losses_and_exports_agree(runs: dict[tuple[str, int], ExperimentConfig], run: tuple[str, int]) -> None:
     expected = losses(runs["torch", 1])
     assert len(expected) == STEPS and expected[-1] < expected[0]
-    np.testing.assert_allclose(losses(runs[run]), expected, rtol=TOLERANCE)
+    is_bf16 = run[0].endswith("bf16")
+    np.testing.assert_allclose(losses(runs[run]), expected, rtol=BF16_TOLERANCE if is_bf16 else TOLERANCE)
     alone, found = (read_export(run_dir_of(runs[key]).export_path) for key in (("torch", 1), run))
     assert found.state_dict.keys() == alone.state_dict.keys()
     assert "item_table.vectors" not in found.state_dict
-    for name in ("item_table.weight", "item_table.projection", "item_table.missing"):
-        np.testing.assert_allclose(found.state_dict[name], alone.state_dict[name], atol=1e-4)
+    if not is_bf16:
+        for name in ("item_table.weight", "item_table.projection", "item_table.missing"):
+            np.testing.assert_allclose(found.state_dict[name], alone.state_dict[name], atol=1e-4)
     exported = run_dir_of(runs[run]).export_path / ITEM_VECTORS_FILE
     assert exported.samefile(Path(runs[run].data.prepared) / ITEM_VECTORS_FILE)

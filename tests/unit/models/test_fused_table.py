@@ -198,6 +198,16 @@ def test_it_stays_in_full_precision_under_autocast() -> None:
         assert torch.equal(table.embed(items), expected)
 
 
+def test_weights_may_be_bf16_beside_vectors_in_fp32() -> None:
+    """As ZeRO-3 leaves them."""
+    _, table = build(config_of(id_dropout=0.0))
+    for weight in table.parameters():
+        weight.data = weight.data.bfloat16()
+    beside = table(lambda rows: rows)
+    assert beside.dtype == torch.bfloat16 and table.vectors.dtype == torch.float32
+    assert torch.equal(table.bfloat16()(lambda rows: rows), beside)
+
+
 def test_a_plain_model_has_a_plain_table() -> None:
     model = build_model(experiment(SASREC), NUM_ITEMS, item_vectors=some_vectors())
     assert type(model.item_table) is ItemTable
