@@ -24,7 +24,8 @@ from genrec.data.manifest import VectorFacts, file_digest
 from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE
 from genrec.errors import DataError
 
-BATCH_ROWS = 8_192
+BATCH_ROWS = 4_096
+_BATCH_NUMBERS = 2**21
 
 
 class ItemVectors(NamedTuple):
@@ -89,9 +90,10 @@ class _Source(NamedTuple):
 
     def batches(self, column: str) -> Iterator[tuple[LogFile, pa.Array]]:
         """The values of a column, file by file, a batch at a time."""
+        num_rows = max(1, min(BATCH_ROWS, _BATCH_NUMBERS // self.dim))
         for file in self.files:
             with _opened(file) as parquet:
-                for batch in parquet.iter_batches(BATCH_ROWS, columns=[column]):
+                for batch in parquet.iter_batches(num_rows, columns=[column]):
                     yield file, batch.column(0)
 
     def ids(self) -> pa.Array:
@@ -155,7 +157,8 @@ def _dim(parquet: pq.ParquetFile, name: str) -> int | None:
 @contextmanager
 def _opened(file: LogFile) -> Iterator[pq.ParquetFile]:
     try:
-        with file.open() as stream, pq.ParquetFile(stream) as parquet:
+        # As it comes, Arrow reads ahead and takes as much memory as the file has bytes.
+        with file.open() as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=2**20) as parquet:
             yield parquet
     except (OSError, pa.ArrowException) as error:
         raise unreadable(file.path, error) from error
