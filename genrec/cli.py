@@ -77,8 +77,10 @@ def prepare(
     if as_json:
         print(manifest.model_dump_json(exclude={"files", "config"}))
         return
+    vectors = manifest.item_vectors
+    held = "" if vectors is None else f" ({vectors.num_items:,} with a vector, {vectors.num_cold_items:,} cold)"
     console.print(
-        f"{news}{data.prepared}: {manifest.num_users:,} users, {manifest.num_items:,} items, "
+        f"{news}{data.prepared}: {manifest.num_users:,} users, {manifest.num_items:,} items{held}, "
         f"{manifest.num_events:,} events ({manifest.num_train_events:,} to train on), "
         f"{sum(manifest.rejected.values()):,} rows rejected",
         highlight=False,

@@ -146,6 +146,18 @@ class GlobalTimeSplit(Section):
 Split = Annotated[LeaveOneOutSplit | GlobalTimeSplit, Field(discriminator="name"), kind_by_default("leave-one-out")]
 
 
+class ItemVectorsConfig(Section):
+    """A frozen vector for each item, of its text or its sound; `inputs.item_vectors` makes a model read them."""
+
+    path: str = Field(description="Parquet file or folder, a row an item; $VARIABLES are expanded")
+    item: str = Field("item", description="column with the item id, as the log has it")
+    vector: str = Field("vector", description="column with the vector: a list of numbers, as many in every row")
+    normalize: bool = Field(True, description="divide each vector by its length")
+    cold_items: bool = Field(
+        False, description="items of the file without an event in the log join the catalogue, after the others"
+    )
+
+
 class DataConfig(Section):
     """From logs to a prepared data set."""
 
@@ -160,3 +172,10 @@ class DataConfig(Section):
     max_rejected_files: int = Field(0, ge=0, description="files of the log that may be bad and are put aside")
     max_time: int | None = Field(None, description="events after this second are rejected; null is the year 9999")
     num_shards: int | None = Field(None, ge=1, le=65_536, description="sequence files; null picks by the log's size")
+    item_vectors: ItemVectorsConfig | None = Field(None, description="vectors of the items' content; null is none")
+
+    @model_validator(mode="after")
+    def _vectors_of_one_log(self) -> "DataConfig":
+        if self.item_vectors is not None and self.source.name == "mixture":
+            raise ValueError("item_vectors are read beside a log, and a mixture has none; leave them out of mixtures")
+        return self

@@ -8,8 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec.config import ExperimentConfig, GlobalTimeSplit, LeaveOneOutSplit, config_from_dict
-from genrec.data.manifest import Manifest, content_hash, describe_sequence_file, load_manifest, save_manifest
+from genrec.data.manifest import (
+    Manifest,
+    VectorFacts,
+    content_hash,
+    describe_sequence_file,
+    file_digest,
+    load_manifest,
+    save_manifest,
+)
 from genrec.data.schema import (
+    ITEM_VECTORS_FILE,
     ITEMS_FILE,
     SEQUENCES_DIR,
     SEQUENCES_SCHEMA,
@@ -119,6 +128,33 @@ def _rewrite(folder: Path, column: str, lists: pa.Array, **changes: object) -> P
     changes |= {"files": files, "content_hash": content_hash(folder, files, manifest.split)}
     save_manifest(folder, manifest.model_copy(update=changes))
     return folder
+
+
+def give_vectors(folder: Path, vectors: np.ndarray) -> None:
+    """Gives a prepared set the item vectors [num_items + 1, dim]; items without an event are cold."""
+    path = folder / ITEM_VECTORS_FILE
+    manifest = load_manifest(folder)
+    path.unlink(missing_ok=True)  # an export may hold the same file
+    np.save(path, vectors.astype(np.float32))
+    num_cold = int((pq.read_table(folder / ITEMS_FILE)["count"].to_numpy() == 0).sum())
+    facts = VectorFacts(
+        dim=vectors.shape[1],
+        num_items=int(vectors.any(axis=1).sum()),
+        num_cold_items=num_cold,
+        num_bytes=path.stat().st_size,
+        sha256=file_digest(path),
+    )
+    changed = {
+        "item_vectors": facts,
+        "num_train_items": manifest.num_items - num_cold,
+        "content_hash": content_hash(folder, manifest.files, manifest.split, facts),
+    }
+    save_manifest(folder, manifest.model_copy(update=changed))
+    load_manifest(folder)
+
+
+WITH_VECTORS = ("data.item_vectors.path=unused", "inputs.item_vectors.id_dropout=0.3")
+"""For `make_config`: a model that reads the vectors of the set."""
 
 
 def make_config(prepared: Path, *overrides: str) -> ExperimentConfig:

@@ -6,7 +6,8 @@
               name in one rename; a kill before it leaves the set as it was
 
 The numbers of users, items and actions that the set has already stay what they are, so what was trained on it stays
-valid; new ones get the next numbers. That is the one difference to preparing everything at once.
+valid; new ones get the next numbers. That is the one difference to preparing everything at once. Item vectors are read
+again, all of them, as their file is then; a cold item that has got events keeps its number.
 
 It runs in this process, without Ray, and holds the events of the new files in memory.
 """
@@ -27,11 +28,13 @@ import pyarrow.parquet as pq
 from genrec.config import CsvSource, DataConfig, ParquetSource
 from genrec.data.append_merge import IntArray, MergeResult, MergeTask, lengths_of, merge
 from genrec.data.append_read import NewEvents, ReadTask, number_events, read_parts
+from genrec.data.item_vectors import check_vectors, join_vectors
 from genrec.data.manifest import (
     Manifest,
     RowGroup,
     SequenceFile,
     SourceFile,
+    VectorFacts,
     content_hash,
     load_manifest,
     num_train_items,
@@ -41,7 +44,7 @@ from genrec.data.prepare import config_differences
 from genrec.data.prepare_job import Progress
 from genrec.data.prepared_folder import keep_only, publish, restore, work_folder
 from genrec.data.quarantine import Quarantine, check_rejected_rows
-from genrec.data.schema import ITEMS_FILE, REJECTED_DIR, SEQUENCES_DIR, USERS_FILE, users_schema
+from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE, REJECTED_DIR, SEQUENCES_DIR, USERS_FILE, users_schema
 from genrec.data.sequence_files import load_superseded, locate_rows, superseded_path
 from genrec.data.sources import Log, list_files, open_log
 from genrec.data.vocabulary import items_table
@@ -80,6 +83,8 @@ def append(config: DataConfig, progress: Progress | None = None) -> Appended:
         log = _open_new(manifest, config)
         if not log.files:
             return Appended(manifest, 0, 0)
+        if config.item_vectors is not None:
+            check_vectors(config.item_vectors)
         job = AppendJob(config, manifest, log, target, work, progress or (lambda phase, done, total: None))
         appended = job.run()
         publish(work, job.finished, target)
@@ -218,7 +223,8 @@ class AppendJob:
             finally:
                 pool.shutdown(cancel_futures=True)
         files = (*self._link_files(moves), *(result.file for result in results))
-        train_counts = self._write_items(new, results)
+        items, vectors = self._write_items(new, results)
+        train_counts = items["train_count"].to_numpy()
         self._write_users(new.users)
         lengths = Counter(self.manifest.length_histogram)
         for result in results:
@@ -226,22 +232,24 @@ class AppendJob:
         first, last = self.manifest.time_range
         return {
             "num_users": num_users,
-            "num_items": num_items,
+            "num_items": len(items),
+            "item_vectors": vectors,
             "num_events": self.manifest.num_events + len(new.events.items),
-            "num_train_items": num_train_items(self.config.split, train_counts),
+            "num_train_items": num_train_items(self.config.split, train_counts, items["count"].to_numpy()),
             "num_train_events": int(train_counts.sum()),
             "time_range": (min(first, int(new.events.times.min())), max(last, int(new.events.times.max()))),
             "actions": (*self.manifest.actions, *new.actions),
             "length_histogram": dict(sorted((+lengths).items())),
             "files": files,
             "has_subseconds": self.manifest.has_subseconds or new.has_subseconds,
-            "content_hash": content_hash(self.finished, files, self.config.split),
+            "content_hash": content_hash(self.finished, files, self.config.split, vectors),
         }
 
     def _keep(self) -> dict[str, object]:
         """Takes over everything: the new files hold no event."""
         self._link_files(_Moves((), frozenset(), {}, {}, frozenset()))
-        for name in (ITEMS_FILE, USERS_FILE):
+        names = (ITEMS_FILE, USERS_FILE, *([ITEM_VECTORS_FILE] if self.manifest.item_vectors else []))
+        for name in names:
             _link(self.target / name, self.finished / name)
         return {}
 
@@ -320,7 +328,8 @@ class AppendJob:
             kept.append(moves.changed.get(file.path, file))
         return kept
 
-    def _write_items(self, new: NewEvents, results: Sequence[MergeResult]) -> IntArray:
+    def _write_items(self, new: NewEvents, results: Sequence[MergeResult]) -> tuple[pa.Table, VectorFacts | None]:
+        """The item table with the new items; vectors, and cold items, come from their file as it is now."""
         old = pq.read_table(self.target / ITEMS_FILE)
         padding = np.zeros(len(new.items), dtype=np.int64)
         counts = np.concatenate([old["count"].to_numpy(), padding]) + new.item_counts[1:]
@@ -328,9 +337,13 @@ class AppendJob:
         for result in results:
             train_counts = train_counts + result.train_counts[1:]
         ids = pa.chunked_array([*old["item"].chunks, new.items])
-        table = items_table(pa.table({"item": ids, "count": counts}), train_counts, self.log.item_info)
+        items, vectors = pa.table({"item": ids, "count": counts}), None
+        if self.config.item_vectors is not None:
+            items, vectors = join_vectors(self.config.item_vectors, items, self.finished)
+            train_counts = np.concatenate([train_counts, np.zeros(len(items) - len(train_counts), dtype=np.int64)])
+        table = items_table(items, train_counts, self.log.item_info)
         pq.write_table(table, self.finished / ITEMS_FILE)
-        return train_counts
+        return table, vectors
 
     def _write_users(self, users: pa.Array) -> None:
         if not len(users):

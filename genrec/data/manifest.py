@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from genrec.config import GlobalTimeSplit, Split
-from genrec.data.schema import ITEMS_FILE, MANIFEST_FILE, SEQUENCES_DIR, USERS_FILE
+from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE, MANIFEST_FILE, SEQUENCES_DIR, USERS_FILE
 from genrec.data.sequence_files import load_superseded, read_row_group, superseded_path
 from genrec.errors import DataError
 
@@ -64,6 +64,16 @@ class Part(_Frozen):
     content_hash: str = Field("", description="of the prepared set that the part was made of")
 
 
+class VectorFacts(_Frozen):
+    """What the set's item vectors are."""
+
+    dim: int
+    num_items: int = Field(description="items that have a vector")
+    num_cold_items: int = Field(description="items of the catalogue that have no event in the log, only a vector")
+    num_bytes: int
+    sha256: str = Field(description="of the file's bytes")
+
+
 class Manifest(_Frozen):
     """Everything that a plan, an evaluation or a report must know without reading the sequences."""
 
@@ -71,8 +81,11 @@ class Manifest(_Frozen):
     num_users: int
     num_items: int = Field(description="without padding: item indices are 1 .. num_items")
     num_train_items: int = Field(
-        0, description="items 1 .. num_train_items may be negatives: those known before a global-time split; 0 is all"
+        0,
+        description="items 1 .. num_train_items may be negatives: those known before a global-time split, and no cold "
+        "ones; 0 is all",
     )
+    item_vectors: VectorFacts | None = Field(None, description="null when the set has none")
     num_events: int
     num_train_events: int
     has_times: bool = Field(description="False: `times` only count positions, the log had none")
@@ -101,14 +114,19 @@ class Manifest(_Frozen):
         return sum(len(file.row_groups) for file in self.files)
 
 
-def num_train_items(split: Split, train_counts: npt.NDArray[np.int64]) -> int:
-    """Items that training may know of, by the train counts of items 1, 2, ...; 0 where the split is not by time.
+def num_train_items(
+    split: Split, train_counts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64] | None = None
+) -> int:
+    """Items that training may know of, by the train counts and counts of items 1, 2, ...; 0 is all.
 
-    Items without a training event come last in a set prepared at once; an append may leave some of them in between.
+    By time these are items with a training event, else all but cold ones (None: there is none). The others come last in
+    a set prepared at once; an append may leave some of them in between.
     """
-    if not isinstance(split, GlobalTimeSplit):
+    if isinstance(split, GlobalTimeSplit):
+        return int(train_counts.nonzero()[0].max(initial=-1)) + 1
+    if counts is None or counts.all():
         return 0
-    return int(train_counts.nonzero()[0].max(initial=-1)) + 1
+    return int(counts.nonzero()[0].max()) + 1
 
 
 def save_manifest(folder: str | Path, manifest: Manifest) -> None:
@@ -136,6 +154,8 @@ def load_manifest(folder: str | Path) -> Manifest:
             f"{path} has schema version {manifest.schema_version}, this genrec reads {SCHEMA_VERSION}; "
             "run `genrec prepare CONFIG --overwrite`."
         )
+    if manifest.item_vectors is not None:
+        _check_size(Path(folder) / ITEM_VECTORS_FILE, manifest.item_vectors.num_bytes)
     for file in manifest.files:
         _check_size(Path(folder) / file.path, file.num_bytes)
         if file.num_superseded != (found := len(load_superseded(folder, file.path))):
@@ -161,14 +181,18 @@ def length_histogram(lengths: npt.NDArray[np.int64]) -> dict[int, int]:
     return {int(2**bucket): int(count) for bucket, count in zip(buckets, users, strict=True)}
 
 
-def content_hash(folder: str | Path, files: Sequence[SequenceFile], split: Split) -> str:
-    """SHA-256 over the sequence, item and user files and the split rule, in file order."""
+def content_hash(
+    folder: str | Path, files: Sequence[SequenceFile], split: Split, vectors: VectorFacts | None = None
+) -> str:
+    """SHA-256 over the sequence, item, user and vector files and the split rule, in file order."""
     digest = hashlib.sha256(json.dumps(split.model_dump(mode="json"), sort_keys=True).encode())
     for file in files:
         digest.update(f"{file.path} {file.sha256}".encode())
         digest.update(load_superseded(folder, file.path).tobytes())
     for name in (ITEMS_FILE, USERS_FILE):
-        digest.update(f"{name} {_sha256(Path(folder) / name)}".encode())
+        digest.update(f"{name} {file_digest(Path(folder) / name)}".encode())
+    if vectors is not None:
+        digest.update(f"{ITEM_VECTORS_FILE} {vectors.sha256}".encode())
     return digest.hexdigest()
 
 
@@ -186,11 +210,12 @@ def describe_sequence_file(folder: str | Path, name: str) -> SequenceFile:
         path=path,
         num_bytes=file.stat().st_size,
         row_groups=tuple(groups),
-        sha256=_sha256(file),
+        sha256=file_digest(file),
         num_superseded=len(load_superseded(folder, path)),
     )
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -238,6 +238,11 @@ def _open_sets(config: DataConfig, source: MixtureSource) -> list[_Set]:
         manifest = load_manifest(path)
         if manifest.parts:
             raise DataError(f"{path} is a mixture itself; name its sets in data.source.sets instead.")
+        if manifest.item_vectors is not None and manifest.item_vectors.num_cold_items:
+            raise DataError(
+                f"{path} has {manifest.item_vectors.num_cold_items} cold items, and a mixture has no vectors to know "
+                "them by; prepare it without data.item_vectors.cold_items."
+            )
         if manifest.split != config.split:
             raise DataError(
                 f"{path} was prepared with data.split {manifest.split.model_dump(mode='json')} and the mixture asks "

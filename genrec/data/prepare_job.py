@@ -4,6 +4,7 @@
     scatter            a task a part: rows are checked, bad ones put aside, events sorted into shards by their user
     build_vocabulary   the items of all parts, each once, and where each part's items stand among them
     keep_core          k-core filters, tasks a shard, repeated; then item indices by falling count
+    join_vectors       with data.item_vectors: a vector for each item, and cold items behind the others
     write_sequences    a task a shard: stable sort by user and time, sequences to Parquet, counts of what training sees
     manifest           last; then the folder gets its name in one rename                            (prepared_folder.py)
 
@@ -26,12 +27,14 @@ import pyarrow.parquet as pq
 
 from genrec.config import DataConfig, GlobalTimeSplit
 from genrec.data.filters import CountTask, Kept, count_shard, keep_core
+from genrec.data.item_vectors import check_vectors, join_vectors
 from genrec.data.local_tasks import RunTasks
 from genrec.data.manifest import (
     Manifest,
     RejectedFile,
     SequenceFile,
     SourceFile,
+    VectorFacts,
     content_hash,
     num_train_items,
     save_manifest,
@@ -205,6 +208,9 @@ class PrepareJob:
         indices = np.zeros(len(vocabulary), dtype=np.int32)
         indices[order] = np.arange(1, len(order) + 1)
         np.save(self.work / "item-indices.npy", indices)
+        catalogue, vectors = items, None
+        if self.config.item_vectors is not None:
+            catalogue, vectors = join_vectors(self.config.item_vectors, items, self.finished)
         first_users = np.cumsum([0, *kept.users_per_shard])
         row_group_users = min(max(int(first_users[-1]) // 64, 64), 4096)
         tasks = [
@@ -223,24 +229,25 @@ class PrepareJob:
             )
             for pieces, first_user in zip(shards.pieces, first_users[:-1], strict=True)
         ]
-        totals = _Totals(len(items))
+        totals = _Totals(catalogue["count"].to_numpy())
         results = self._map(write_sequences, tasks, shards.sizes, "write")
         _write_users(self.finished / USERS_FILE, totals.follow(results))
-        pq.write_table(items_table(items, totals.train_counts, self.log.item_info), self.finished / ITEMS_FILE)
+        pq.write_table(items_table(catalogue, totals.train_counts, self.log.item_info), self.finished / ITEMS_FILE)
         if not totals.train_counts.any():
             raise DataError(
                 "The split leaves no event for training; move data.split.validation_from to a later second."
             )
-        return self._finish(shards, kept, totals)
+        return self._finish(shards, kept, totals, vectors)
 
-    def _finish(self, shards: _Shards, kept: Kept, totals: "_Totals") -> Manifest:
+    def _finish(self, shards: _Shards, kept: Kept, totals: "_Totals", vectors: VectorFacts | None) -> Manifest:
         self.report("finish", 0.0, 1.0)
         best_known = dict(self.log.best_known)
         small = {"min_value": shards.num_small_values} if shards.num_small_values else {}
         manifest = Manifest(
             num_users=sum(kept.users_per_shard),
             num_items=len(totals.train_counts),
-            num_train_items=num_train_items(self.config.split, totals.train_counts),
+            num_train_items=num_train_items(self.config.split, totals.train_counts, totals.counts),
+            item_vectors=vectors,
             num_events=kept.num_events,
             num_train_events=int(totals.train_counts.sum()),
             has_times="time" in self.log.columns,
@@ -259,7 +266,7 @@ class PrepareJob:
             config=self.config.model_dump(mode="json"),
             # It is known for the whole log's last events; a filter or another split asks another question.
             best_known={} if small | kept.dropped or isinstance(self.config.split, GlobalTimeSplit) else best_known,
-            content_hash=content_hash(self.finished, totals.files, self.config.split),
+            content_hash=content_hash(self.finished, totals.files, self.config.split, vectors),
         )
         save_manifest(self.finished, manifest)
         return manifest
@@ -268,8 +275,10 @@ class PrepareJob:
 class _Totals:
     """Adds up what the shards hold."""
 
-    def __init__(self, num_items: int) -> None:
-        self.train_counts: npt.NDArray[np.int64] = np.zeros(num_items, dtype=np.int64)
+    def __init__(self, counts: npt.NDArray[np.int64]) -> None:
+        """`counts` [num_items] are the events of each item, by index."""
+        self.counts = counts
+        self.train_counts: npt.NDArray[np.int64] = np.zeros(len(counts), dtype=np.int64)
         self.lengths: Counter[int] = Counter()
         self.files: list[SequenceFile] = []
         self.first_time = np.iinfo(np.int64).max
@@ -314,3 +323,5 @@ def check_settings(config: DataConfig, log: Log) -> None:
         raise DataError("data.split global-time needs event times, and the log has none; use leave-one-out.")
     if config.max_time is not None and "time" not in log.columns:
         raise DataError(f"data.max_time = {config.max_time} needs event times, and the log has none; set it to null.")
+    if config.item_vectors is not None:
+        check_vectors(config.item_vectors)

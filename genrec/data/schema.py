@@ -2,6 +2,7 @@
 
     PREPARED/
       items.parquet               index, item, count, train_count, type?, title?     index from 1
+      item_vectors.npy            float32 [num_items + 1, dim], where the items have vectors; zeros: this one has none
       users.parquet               index, user                                        index from 0
       sequences/part-00000.parquet  user, length, items, times, actions, values?     a row is one user
       sequences/part-00000.superseded.npy  rows of that file that do not count any more, when there are any
@@ -10,6 +11,7 @@
 
 Items are numbered by falling count when a set is prepared. An append leaves the numbers of users, items and actions as
 they are and gives new ones the next, so counts need not fall any more, and users stand in files in any order.
+Cold items, which only `data.item_vectors` knows, come after those of the log and have a count of 0.
 Index 0 of the items is padding and has no row. Action 0 means that the log has no actions.
 """
 
@@ -23,6 +25,7 @@ PADDING_ITEM = 0
 NO_TARGET = -1
 
 ITEMS_FILE = "items.parquet"
+ITEM_VECTORS_FILE = "item_vectors.npy"
 USERS_FILE = "users.parquet"
 SEQUENCES_DIR = "sequences"
 REJECTED_DIR = "rejected"

@@ -50,10 +50,10 @@ def protocol_card(
         "order": _order(manifest),
         "history": _history(manifest, role),
         "window_events": config.sequence.max_length,
-        "inputs": ", ".join(("items", *config.inputs.names)),
+        "inputs": ", ".join((*config.inputs.items, *config.inputs.names)),
         "uses_query_time": model_uses_query_time,
         "targets": "events of every action" if actions is None else f"only events with action {', '.join(actions)}",
-        "candidates": f"the whole catalogue, {manifest.num_items} items, none sampled",
+        "candidates": _candidates(manifest),
         "filter_seen": config.evaluation.filter_seen,
         "repeated_targets": "kept: a target that the user has seen before stays in the ranking",
         "ties": "against the model: items that score the same as the target rank before it",
@@ -81,6 +81,12 @@ def compared_value(card: Mapping[str, Any], name: str) -> Any:
     """A line of a card as it is compared: at which step the epoch's rule stopped is a result, not the rule."""
     value = card.get(name)
     return value.rpartition(CHOSEN_STEP)[0] or value if name == "epoch_choice" and isinstance(value, str) else value
+
+
+def _candidates(manifest: Manifest) -> str:
+    num_cold = manifest.item_vectors.num_cold_items if manifest.item_vectors is not None else 0
+    cold = f" ({num_cold} of them without an event in the log: data.item_vectors.cold_items)" if num_cold else ""
+    return f"the whole catalogue, {manifest.num_items} items{cold}, none sampled"
 
 
 def _split(manifest: Manifest) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
+from genrec.data.item_vectors import ItemVectors
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError
@@ -21,6 +22,7 @@ from genrec.evaluation.workers import Workers
 from genrec.inference.export import read_export
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
+from genrec.models.fused_table import settle
 from genrec.run_dir import RunDir, write_atomically
 
 TABLE = "item_table.weight"
@@ -41,14 +43,14 @@ def evaluate_run(
     asked for that the run was trained on.
     """
     workers = Workers(rank, world_size, all_reduce)
-    config, weights, _, info = read_export(run.export_path)
+    config, weights, _, info, vectors = read_export(run.export_path)
     if not set(roles) <= set(config.evaluated_roles):
         raise DataError(
             f"{run.root} is a refit: it was trained on the validation events, so nothing is left to validate it on; "
             "evaluate it on test."
         )
     manifest = load_manifest(config.data.prepared)
-    model = _load_model(config, manifest, weights, workers, device or torch.device("cpu"))
+    model = _load_model(config, manifest, (weights, vectors), workers, device or torch.device("cpu"))
     num_parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
     del weights  # the whole item table, where it is shared out
     evaluation: dict[str, Any] = {}
@@ -71,26 +73,37 @@ def evaluate_run(
 
 
 def _load_model(
-    config: ExperimentConfig, manifest: Manifest, weights: dict[str, Tensor], workers: Workers, device: torch.device
+    config: ExperimentConfig,
+    manifest: Manifest,
+    exported: tuple[dict[str, Tensor], ItemVectors | None],
+    workers: Workers,
+    device: torch.device,
 ) -> SequenceModel:
     """The exported model; of a large item table each worker takes its rows only (`evaluation.shard_table_bytes`)."""
+    weights, vectors = exported
     item_types = read_item_types(config.data.prepared)
     table = weights.get(TABLE)
-    if (
-        table is None
-        or workers.count == 1
-        or table.numel() * table.element_size() < config.evaluation.shard_table_bytes
-        or table.shape[0] < workers.count
-        or any(name.startswith("item_table.") for name in weights if name != TABLE)
-    ):
-        model = build_model(config, manifest.num_items, item_types, len(manifest.actions)).to(device)
-        model.load_state_dict(weights)
+    shared = (
+        table is not None
+        and workers.count > 1
+        and table.numel() * table.element_size() >= config.evaluation.shard_table_bytes
+        and table.shape[0] >= workers.count
+    )
+    if vectors is None and shared and not any(n.startswith("item_table.") for n in weights if n != TABLE):
+        assert table is not None
+        # A table of one row, to be replaced.
+        model = build_model(config, 0, item_types, len(manifest.actions)).to(device)
+        share_out(model, table, workers)
+        own = {TABLE: model.item_table.weight.detach()}
+        model.load_state_dict({**weights, **own})
         return model
-    model = build_model(config, 0, item_types, len(manifest.actions)).to(device)  # a table of one row, to be replaced
-    share_out(model, table, workers)
-    own = {TABLE: model.item_table.weight.detach()}
-    model.load_state_dict({**weights, **own})
-    return model
+    model = build_model(config, manifest.num_items, item_types, len(manifest.actions), vectors)
+    model.load_state_dict(weights)
+    if vectors is not None:
+        settle(model)
+        if shared:
+            share_out(model, model.item_table.weight.detach(), workers)
+    return model.to(device)
 
 
 def _earlier(run: RunDir, step: int) -> dict[str, Any]:

@@ -4,7 +4,8 @@
     popularity      the target's events in training: items by falling count are cut where a fifth, two fifths, ... of
                     all training events are reached, items of one count are never parted; named by the counts in it
     item_type       the target's type, where the item table has types
-    cold            whether the target occurs in training at all
+    cold            whether the target occurs in training at all; those that do not, by whether they have a vector,
+                    where the set has item vectors
 
 A kind of slices that puts all users into one slice says nothing and is left out.
 """
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import torch
 
 from genrec.data.item_types import item_type_codes
+from genrec.data.item_vectors import has_vector
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import DataError
 from genrec.evaluation.rank_counts import metric_values, places_of, standard_errors
@@ -36,12 +38,23 @@ NUM_LENGTH_SLICES = 40  # a history of 2^40 events would be needed to leave them
 class ItemFacts:
     """What is known of every item by item index, [num_items + 1]; index 0, padding, has nothing.
 
-    Type codes are indices of `type_names`, whose first stands for items without a type.
+    Type codes are indices of `type_names`, whose first stands for items without a type. `has_vector` is None where the
+    set has no item vectors.
     """
 
     train_counts: IntArray
     types: npt.NDArray[np.uint8]
     type_names: tuple[str, ...]
+    has_vector: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def cold(self) -> tuple[IntArray, list[str]]:
+        """The slice of every item by whether it occurs in training, [num_items + 1], and the slices' names."""
+        is_cold = (self.train_counts == 0).astype(np.int64)
+        if self.has_vector is None:
+            return is_cold, ["in training", "not in training"]
+        names = ["in training", "not in training, with a vector", "not in training, without a vector"]
+        return is_cold * np.where(self.has_vector, 1, 2), names
 
 
 def read_item_facts(prepared: str | Path) -> ItemFacts:
@@ -53,7 +66,7 @@ def read_item_facts(prepared: str | Path) -> ItemFacts:
         raise DataError(f"{path} cannot be read: {error}; run `genrec prepare CONFIG --overwrite`.") from error
     counts = np.concatenate([[0], table["train_count"].to_numpy()]).astype(np.int64)
     names = table["type"].combine_chunks().dictionary_encode().dictionary.to_pylist()
-    return ItemFacts(counts, item_type_codes(table), ("no type", *names))
+    return ItemFacts(counts, item_type_codes(table), ("no type", *names), has_vector(prepared))
 
 
 class SliceSums:
@@ -63,11 +76,12 @@ class SliceSums:
         self._facts = facts
         self._max_k = max_k
         self._popularity, popularity_names = popularity_slices(facts.train_counts)
+        self._cold, cold_names = facts.cold
         self._names = {
             "history_length": [_length_name(power) for power in range(NUM_LENGTH_SLICES)],
             "popularity": popularity_names,
             "item_type": list(facts.type_names),
-            "cold": ["in training", "not in training"],
+            "cold": cold_names,
         }
         self._counts = {name: np.zeros((len(slices), max_k + 1), np.int64) for name, slices in self._names.items()}
 
@@ -78,7 +92,7 @@ class SliceSums:
             "history_length": np.log2(np.maximum(history_lengths, 1)).astype(np.int64),
             "popularity": self._popularity[targets],
             "item_type": self._facts.types[targets].astype(np.int64),
-            "cold": (self._facts.train_counts[targets] == 0).astype(np.int64),
+            "cold": self._cold[targets],
         }
         for name, rows in slices.items():
             counts = self._counts[name]

@@ -4,6 +4,7 @@
       model.safetensors   weights
       config.yaml         the resolved config
       items.parquet       a copy of the prepared set's item table: index -> original id
+      item_vectors.npy    the set's item vectors, where the model reads them: the same file on the disk where it can be
       export.json         what the trainer says about it (step, metric), and the bytes of the files above
 
 Writing replaces the folder as a whole, which no single rename can do once it exists: a complete new folder first gets
@@ -26,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genrec.config import ExperimentConfig
-from genrec.data.schema import ITEMS_FILE
+from genrec.data.item_vectors import ItemVectors, vectors_for
+from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.run_dir import RunDir, load_saved_config
 
@@ -37,12 +39,16 @@ READ_ATTEMPTS = 3  # an export may be replaced while it is read
 
 
 class Export(NamedTuple):
-    """A published model as it is on disk: `items` has the columns of `items.parquet`, `info` what the trainer said."""
+    """A published model as it is on disk: `items` has the columns of `items.parquet`, `info` what the trainer said.
+
+    `vectors` are those of its items, mapped into memory; None when the model reads none.
+    """
 
     config: ExperimentConfig
     state_dict: dict[str, Tensor]
     items: pa.Table
     info: dict[str, Any]
+    vectors: ItemVectors | None
 
 
 def write_export(
@@ -54,7 +60,8 @@ def write_export(
 ) -> None:
     """Replaces the export in `folder` by this model: a kill at any time leaves the old one or this one, whole.
 
-    `info` is JSON: at least `step`. Only one process writes. Raises RunError when the disk refuses.
+    `info` is JSON: at least `step`. Item vectors are taken from beside `items_path`. Only one process writes. Raises
+    RunError when the disk refuses.
     """
     target = Path(folder)
     draft, new, old = _beside(target, "tmp"), _beside(target, "new"), _beside(target, "old")
@@ -65,7 +72,9 @@ def write_export(
         save_file(_unshared(state_dict), draft / MODEL_FILE, metadata={"format": "pt"})
         (draft / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), "utf-8")
         shutil.copyfile(items_path, draft / ITEMS_FILE)
-        num_bytes = {name: (draft / name).stat().st_size for name in (MODEL_FILE, CONFIG_FILE, ITEMS_FILE)}
+        if config.inputs.item_vectors is not None:
+            _link(Path(items_path).with_name(ITEM_VECTORS_FILE), draft / ITEM_VECTORS_FILE)
+        num_bytes = {path.name: path.stat().st_size for path in sorted(draft.iterdir())}
         (draft / INFO_FILE).write_text(json.dumps({"info": dict(info), "num_bytes": num_bytes}, indent=1), "utf-8")
         for path in [*draft.iterdir(), draft]:
             _sync(path)
@@ -123,7 +132,8 @@ def _read(source: Path, info_bytes: bytes) -> Export:
             raise DataError(f"{path} is {found} and should be {expected} bytes; train again, or copy the whole folder.")
     try:
         config = load_saved_config(source / CONFIG_FILE)
-        return Export(config, load_file(source / MODEL_FILE), pq.read_table(source / ITEMS_FILE), info)
+        items, vectors = pq.read_table(source / ITEMS_FILE), vectors_for(config, source)
+        return Export(config, load_file(source / MODEL_FILE), items, info, vectors)
     except (OSError, SafetensorError, pa.ArrowException, ConfigError) as error:
         raise DataError(f"The export {source} is damaged ({error}); train again, or copy the whole folder.") from error
 
@@ -164,6 +174,14 @@ def _unshared(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         known.add(plain.untyped_storage().data_ptr())
         tensors[name] = plain
     return tensors
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name, because it never changes; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _beside(target: Path, suffix: str) -> Path:

@@ -25,6 +25,7 @@ from genrec.evaluation.users import (
 from genrec.inference.export import find_export, read_export
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
+from genrec.models.fused_table import settle
 
 ItemId = int | str
 
@@ -53,7 +54,9 @@ class Recommender:
         """The best model of a run directory or of an export folder; raises DataError when there is none."""
         folder = find_export(path)
         export = read_export(folder)
-        model = build_model(export.config, export.items.num_rows, item_type_codes(export.items))
+        model = build_model(
+            export.config, export.items.num_rows, item_type_codes(export.items), item_vectors=export.vectors
+        )
         try:
             model.load_state_dict(export.state_dict)
         except RuntimeError as error:
@@ -65,6 +68,7 @@ class Recommender:
             raise DataError(
                 f"The weights in {folder} hold NaN: training has diverged; train again with a lower optimizer.lr."
             )
+        settle(model)
         return cls(model.to(device), export.config, export.items)
 
     def to(self, device: torch.device | str) -> "Recommender":

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -63,9 +62,8 @@ def shared_contrast(
 ) -> Tensor:
     """Summed loss of `rows` [n, dim] against the negatives that all of them share."""
 
-    def use(weight: Tensor) -> Tensor:
-        ids = torch.cat([targets.items, negatives.ids])
-        vectors = item_table.normalized(at_least_fp32(F.embedding(ids, weight)))
+    def use(looked_up: Tensor) -> Tensor:
+        vectors = item_table.normalized(at_least_fp32(looked_up))
         chunk_rows = _chunk_rows(max_bytes, rows.element_size() * negatives.ids.shape[0] * criterion.held_chunks)
         needs_gradient = torch.is_grad_enabled() and (rows.requires_grad or vectors.requires_grad)
         loss: Tensor = _SharedContrast.apply(  # type: ignore[no-untyped-call]
@@ -73,7 +71,7 @@ def shared_contrast(
         )
         return loss
 
-    return _in_full_precision(use, rows, item_table)
+    return _in_full_precision(use, rows, item_table, torch.cat([targets.items, negatives.ids]))
 
 
 def own_contrast(
@@ -99,9 +97,11 @@ def own_contrast(
     return _in_full_precision(use, rows, item_table)
 
 
-def _in_full_precision(use: Callable[[Tensor], Tensor], rows: Tensor, item_table: ItemTable) -> Tensor:
+def _in_full_precision(
+    use: Callable[[Tensor], Tensor], rows: Tensor, item_table: ItemTable, items: Tensor | None = None
+) -> Tensor:
     with torch.autocast(rows.device.type, enabled=False):
-        loss: Tensor = item_table(use)
+        loss: Tensor = item_table(use, items)
     return loss
 
 

@@ -7,9 +7,12 @@ import numpy.typing as npt
 import torch
 
 from genrec.config import ExperimentConfig
+from genrec.data.item_vectors import ItemVectors
+from genrec.errors import ConfigError
 from genrec.losses.build import build_loss
 from genrec.models.base import SequenceModel
 from genrec.models.decoder import Decoder
+from genrec.models.fused_table import FusedItemTable
 from genrec.models.heads import Heads
 from genrec.models.hstu import HSTU
 from genrec.models.layers import Inputs
@@ -24,12 +27,17 @@ MODELS: dict[str, Callable[..., SequenceModel]] = {
 
 
 def build_model(
-    config: ExperimentConfig, num_items: int, item_types: npt.NDArray[np.uint8] | None = None, num_actions: int = 0
+    config: ExperimentConfig,
+    num_items: int,
+    item_types: npt.NDArray[np.uint8] | None = None,
+    num_actions: int = 0,
+    item_vectors: ItemVectors | None = None,
 ) -> SequenceModel:
     """The model of `config.model` with the loss of `config.loss` and its heads, on the current default device.
 
-    `item_types` [num_items + 1], the type code of every item, is read when `inputs.item_types` asks for it;
-    `num_actions`, those that the prepared set has, when `heads.action` is to be trained or measured.
+    `item_types` [num_items + 1], the type code of every item, is read when `inputs.item_types` asks for it,
+    `num_actions`, those that the prepared set has, when `heads.action` is to be trained or measured, and `item_vectors`
+    when `inputs.item_vectors` asks; raises ConfigError when they are not there then.
     Its weights come from torch's default generator, which the caller seeds; under `torch.device("meta")` there are
     none.
     """
@@ -37,6 +45,11 @@ def build_model(
     model = MODELS[config.model.name](
         config.model, num_items, config.sequence.max_length, build_loss(config.loss), inputs
     )
+    if (fusing := config.inputs.item_vectors) is not None:
+        if item_vectors is None:
+            raise ConfigError("inputs.item_vectors needs item vectors, and there are none; leave it out.")
+        vectors, is_trained = (torch.from_numpy(array) for array in item_vectors)
+        model.item_table = FusedItemTable(model.item_table, vectors, is_trained, fusing)
     if config.heads.weights:
         model.heads = Heads(config.heads, model.item_table.dim, num_actions)
     return model

@@ -11,7 +11,7 @@ class ItemTable(nn.Module):
     """Item vectors [num_items + 1, dim]; row 0 is padding and stays zero.
 
     ZeRO-3 gathers a weight when its module is *called*, so every use goes through `self(use)`, where `use` receives the
-    whole weight: look-up, scoring, and the losses.
+    rows of all items, or through `self(use, items)`, where it receives theirs: look-up, scoring, and the losses.
     """
 
     def __init__(self, num_items: int, dim: int, *, std: float = 0.02, l2_normalize: bool = False) -> None:
@@ -28,9 +28,9 @@ class ItemTable(nn.Module):
             nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
             self.weight[0].zero_()
 
-    def forward(self, use: Callable[[Tensor], Tensor]) -> Tensor:
-        """`use(weight)`, with the whole weight at hand."""
-        return use(self.weight)
+    def forward(self, use: Callable[[Tensor], Tensor], items: Tensor | None = None) -> Tensor:
+        """`use(rows)` of all rows, or of those of `items` [n]; these send no gradient to the padding row."""
+        return use(self.weight if items is None else F.embedding(items, self.weight, padding_idx=0))
 
     def known(self, weight: Tensor) -> Tensor:
         """The rows of padding and of the items that a loss may compare with."""
@@ -38,7 +38,7 @@ class ItemTable(nn.Module):
 
     def embed(self, items: Tensor) -> Tensor:
         """Vectors [num_tokens, dim] of `items` [num_tokens]; no gradient reaches the padding row."""
-        vectors: Tensor = self(lambda weight: F.embedding(items, weight, padding_idx=0))
+        vectors: Tensor = self(lambda rows: rows, items)
         return vectors
 
     def normalized(self, vectors: Tensor) -> Tensor:

@@ -315,6 +315,9 @@ def data_rows(manifest: Manifest) -> list[Row]:
         rows.append(Row("Times", "none", "the log gives an order only"))
     if manifest.actions:
         rows.append(Row("Actions", ", ".join(manifest.actions)))
+    if (vectors := manifest.item_vectors) is not None:
+        note = f"{vectors.dim:,} numbers each; {vectors.num_cold_items:,} cold items, known by their vector alone"
+        rows.append(Row("Items with a vector", formats.count(vectors.num_items), note))
     rows.extend(Row(_words(reason), formats.count(n), "rows filtered") for reason, n in manifest.filtered.items())
     rows.extend(Row(_words(reason), formats.count(n), "rows rejected") for reason, n in manifest.rejected.items())
     rows.append(Row("Content hash", manifest.content_hash[:12], "first 12 digits"))

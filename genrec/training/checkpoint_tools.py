@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.data.item_types import item_type_codes
+from genrec.data.item_vectors import ItemVectors, vectors_for
 from genrec.data.manifest import load_manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import DataError, GenrecError
@@ -97,7 +98,8 @@ def export_checkpoint(
         if info.config is not None:
             config = config_from_dict(info.config, f"the config in {checkpoint}")
         items_path, actions = _items_of(info, run, config)
-        model = model_of(files, info, config, item_type_codes(pq.read_table(items_path)), len(actions))
+        item_types = item_type_codes(pq.read_table(items_path))
+        model = model_of(files, info, config, (item_types, len(actions), vectors_for(config, items_path.parent)))
     said = export_info(info.state, config.evaluation.metric, info.content_hash, actions)
     write_export(folder, model.state_dict(), config, items_path, said)
 
@@ -132,13 +134,18 @@ def _items_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig) -> tu
 
 
 def model_of(
-    files: Path, info: CheckpointInfo, config: ExperimentConfig, item_types: npt.NDArray[np.uint8], num_actions: int
+    files: Path,
+    info: CheckpointInfo,
+    config: ExperimentConfig,
+    catalogue: tuple[npt.NDArray[np.uint8], int, ItemVectors | None],
 ) -> SequenceModel:
     """The model with the weights of a checkpoint of any topology, whose files are local, in fp32 on CPU.
 
-    Those of the average, where the checkpoint holds one.
+    Those of the average, where the checkpoint holds one. `catalogue` is what `build_model` asks of the data set: item
+    types, the number of actions, and item vectors.
     """
-    model = build_model(config, len(item_types) - 1, item_types, num_actions)
+    item_types, num_actions, item_vectors = catalogue
+    model = build_model(config, len(item_types) - 1, item_types, num_actions, item_vectors)
     with _universal(files, info) as state:
         fill_module(model, state)
     fill_with_average(model, files)

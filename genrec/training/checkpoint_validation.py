@@ -19,6 +19,7 @@ import torch
 
 from genrec.config import DeepSpeedConfig, ExperimentConfig, config_from_dict
 from genrec.data.item_types import read_item_types
+from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import RunError
@@ -99,7 +100,9 @@ def _measure(checkpoint: StoredCheckpoint, run: RunDir, device: torch.device) ->
         manifest = load_manifest(config.data.prepared)
         if manifest.content_hash != info.content_hash:
             raise RunError(f"{config.data.prepared} holds another data set than {checkpoint} was trained on.")
-        model = model_of(files, info, config, read_item_types(config.data.prepared), len(manifest.actions))
+        prepared = config.data.prepared
+        catalogue = (read_item_types(prepared), len(manifest.actions), vectors_for(config, prepared))
+        model = model_of(files, info, config, catalogue)
     model = _as_trained(model, config).to(device)
     measured = evaluate(model, config, manifest, "validation", max_users=config.evaluation.max_validation_users)
     metric = measured.metrics[config.evaluation.metric]

@@ -245,7 +245,9 @@ class DeepSpeedEngine:
             with deepspeed.zero.GatheredParameters([parameter]):
                 if dist.get_rank() == 0:
                     gathered[name] = parameter.detach().float().cpu().clone()
-        gathered.update((name, b.detach().cpu()) for name, b in self.model.named_buffers() if dist.get_rank() == 0)
+        saved = self.model.state_dict().keys()  # frozen vectors of items, say, are not
+        buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in saved}
+        gathered.update((name, b.detach().cpu()) for name, b in buffers.items() if dist.get_rank() == 0)
         return gathered
 
     def save(self, folder: Path) -> None:

@@ -27,7 +27,7 @@ from genrec.run_dir import config_differences
 ITEM_TABLE = "item_table.weight"
 ACTION_SCORES = "heads.action.scores."
 _ALIKE = ("model", "inputs", "sequence.max_length")  # what weights mean depends on these
-_NOT_ALIKE = ("model.dropout",)
+_NOT_ALIKE = ("model.dropout", "inputs.item_vectors.id_dropout")
 
 
 class WarmStart(NamedTuple):

@@ -11,6 +11,7 @@ import torch
 
 from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
+from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import worker_batches
 from genrec.data.target_actions import target_rule
@@ -39,10 +40,12 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     set_threads(config, context.workers)
     manifest = load_manifest(config.data.prepared)
     torch.manual_seed(config.seed)
-    model = build_model(config, manifest.num_items, read_item_types(config.data.prepared), len(manifest.actions))
+    prepared = config.data.prepared
+    num_items, num_actions = manifest.num_items, len(manifest.actions)
+    model = build_model(config, num_items, read_item_types(prepared), num_actions, vectors_for(config, prepared))
     model.item_table.num_train_items = manifest.num_train_items or manifest.num_items
     if config.loss.needs_train_counts:
-        model.item_table.train_counts = torch.from_numpy(train_counts(config.data.prepared, manifest.num_items))
+        model.item_table.train_counts = torch.from_numpy(train_counts(prepared, manifest.num_items))
     phases["model"] = time.time() - context.started_at_s
     checkpoint = agreed_checkpoint(config, context)
     # Before the engine is built: ZeRO shards the weights that it is given.

@@ -43,7 +43,7 @@ def read_content(folder: Path) -> Content:
     lists = {superseded_path(folder, file.path).name for file in manifest.files if file.num_superseded}
     assert on_disk == listed | lists
     assert len(sequences) == manifest.num_users
-    assert manifest.content_hash == content_hash(folder, manifest.files, manifest.split)
+    assert manifest.content_hash == content_hash(folder, manifest.files, manifest.split, manifest.item_vectors)
     assert manifest.num_rows == manifest.num_events + sum(manifest.rejected.values()) + sum(manifest.filtered.values())
     rejected = pq.read_table(folder / REJECTED_DIR).to_pylist() if (folder / REJECTED_DIR).exists() else []
     assert Counter(row["reason"] for row in rejected) == manifest.rejected

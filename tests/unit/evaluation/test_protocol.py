@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from genrec.config import GlobalTimeSplit
-from genrec.data.manifest import load_manifest
+from genrec.data.manifest import VectorFacts, load_manifest
 from genrec.evaluation.protocol import protocol_card
 
 
@@ -51,3 +51,21 @@ def test_the_card_follows_the_data_and_the_options(tmp_path: Path, write_prepare
     assert card["filter_seen"] is False
     assert card["sample"] == "a fixed sample of at most 20 users"
     assert card["epoch_choice"] == "none: the newest weights"
+
+
+def test_the_card_counts_cold_items_among_the_candidates(tmp_path: Path, write_prepared, make_config) -> None:
+    folder = write_prepared(tmp_path / "set", [[1, 2, 3]], num_items=5)
+    manifest = load_manifest(folder)
+    facts = VectorFacts(dim=2, num_items=5, num_cold_items=2, num_bytes=1, sha256="")
+    cards = [
+        protocol_card(make_config(folder), manifest.model_copy(update={"item_vectors": vectors}), False, "test")[
+            "candidates"
+        ]
+        for vectors in (None, facts, facts.model_copy(update={"num_cold_items": 0}))
+    ]
+    assert cards == [
+        "the whole catalogue, 5 items, none sampled",
+        "the whole catalogue, 5 items (2 of them without an event in the log: data.item_vectors.cold_items), none "
+        "sampled",
+        "the whole catalogue, 5 items, none sampled",
+    ]

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import prepared_sets
 import pytest
 import torch
 from together import together
 from torch import Tensor
 
 from genrec.config import ExperimentConfig
+from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import load_manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import DataError
@@ -29,13 +31,17 @@ NUM_ITEMS = 300
 def prepared(tmp_path_factory: pytest.TempPathFactory, write_prepared: Callable[..., Path]) -> Path:
     rng = np.random.default_rng(4)
     sequences = [rng.integers(1, NUM_ITEMS + 1, rng.integers(1, 16)).tolist() for _ in range(90)]
-    return write_prepared(tmp_path_factory.mktemp("data") / "set", sequences, num_items=NUM_ITEMS, rows_per_group=20)
+    folder = write_prepared(tmp_path_factory.mktemp("data") / "set", sequences, num_items=NUM_ITEMS, rows_per_group=20)
+    vectors = rng.normal(size=(NUM_ITEMS + 1, 6))
+    vectors[[0, 7, 100]] = 0
+    prepared_sets.give_vectors(folder, vectors)
+    return folder
 
 
 def exported(folder: Path, config: ExperimentConfig) -> RunDir:
     """A run whose export is a model as it was made."""
     torch.manual_seed(7)
-    model = build_model(config, NUM_ITEMS)
+    model = build_model(config, NUM_ITEMS, item_vectors=vectors_for(config, config.data.prepared))
     run = RunDir(folder)
     run.root.mkdir()
     write_export(run.export_path, model.state_dict(), config, Path(config.data.prepared) / ITEMS_FILE, {"step": 40})
@@ -50,9 +56,10 @@ def told(run: RunDir) -> dict:
     return values
 
 
+@pytest.mark.parametrize("inputs", [(), prepared_sets.WITH_VECTORS], ids=["ids", "item-vectors"])
 @pytest.mark.parametrize("l2_normalize", ["false", "true"])
 def test_workers_that_share_the_table_out_tell_the_same(
-    tmp_path: Path, prepared: Path, make_config, l2_normalize: str
+    tmp_path: Path, prepared: Path, make_config, l2_normalize: str, inputs: tuple[str, ...]
 ) -> None:
     config = make_config(
         prepared,
@@ -60,6 +67,7 @@ def test_workers_that_share_the_table_out_tell_the_same(
         "evaluation.max_scores_bytes=4096",
         "evaluation.shard_table_bytes=0",
         f"model.l2_normalize={l2_normalize}",
+        *inputs,
     )
     alone, shared = exported(tmp_path / "alone", config), exported(tmp_path / "shared", config)
     evaluate_run(alone, ("validation", "test"))

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import prepared_sets
 import pyarrow.parquet as pq
 import pytest
 import torch
 from together import together
 
-from genrec.data.schema import ITEMS_FILE
+from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE
 from genrec.errors import DataError
 from genrec.evaluation.metrics import metrics_from_ranks
 from genrec.evaluation.slices import ItemFacts, SliceSums, popularity_slices, read_item_facts
@@ -70,6 +71,23 @@ def test_each_slice_has_the_metrics_of_its_users() -> None:
         assert sum(part["num_users"] for part in kind.values()) == len(ranks)
 
 
+def test_cold_targets_are_parted_by_whether_they_have_a_vector() -> None:
+    has_vector = np.array([False, True, True, False, True, True, False, True, False])
+    counts = np.array([0, 40, 20, 20, 0, 4, 0, 0, 0])
+    facts = ItemFacts(counts, np.zeros(9, dtype=np.uint8), ("no type",), has_vector)
+    ranks, targets, _ = users = some_users()
+    found = summed(users, facts=facts)["cold"]
+    members = {
+        "in training": np.isin(targets, [1, 2, 3, 5]),
+        "not in training, with a vector": np.isin(targets, [4, 7]),
+        "not in training, without a vector": np.isin(targets, [6, 8]),
+    }
+    assert list(found) == list(members)
+    for name, chosen in members.items():
+        assert found[name]["num_users"] == chosen.sum() > 0
+        assert found[name]["metrics"] == metrics_from_ranks(torch.from_numpy(ranks[chosen]), (5, 10))
+
+
 def test_workers_together_give_the_same() -> None:
     users = some_users()
     parts = [tuple(column[first:last] for column in users) for first, last in ((0, 150), (150, 400))]
@@ -91,6 +109,12 @@ def test_facts_come_from_the_item_table(tmp_path: Path, write_prepared) -> None:
     facts = read_item_facts(folder)
     assert facts.train_counts.tolist() == [0, 3, 0, 0]
     assert [facts.type_names[code] for code in facts.types[1:]] == ["b", "no type", "a"]
+    assert facts.has_vector is None
+    prepared_sets.give_vectors(folder, np.array([[0, 0], [0, 1], [0, 0], [-1, 0]]))
+    assert read_item_facts(folder).has_vector.tolist() == [False, True, False, True]
+    (folder / ITEM_VECTORS_FILE).write_bytes(b"no vectors")
+    with pytest.raises(DataError, match=r"item_vectors.npy cannot be read"):
+        read_item_facts(folder)
     (folder / ITEMS_FILE).write_bytes(b"no parquet")
     with pytest.raises(DataError, match="cannot be read"):
         read_item_facts(folder)

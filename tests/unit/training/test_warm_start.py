@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import prepared_sets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
+from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import DataError, RunError
@@ -26,8 +29,9 @@ WITH_TYPES = ("inputs.item_types=true", "inputs.actions=true")
 def build(config: ExperimentConfig, seed: int) -> tuple[SequenceModel, Manifest]:
     manifest = load_manifest(config.data.prepared)
     torch.manual_seed(seed)
-    types = read_item_types(config.data.prepared)
-    return build_model(config, manifest.num_items, types, len(manifest.actions)), manifest
+    prepared = config.data.prepared
+    types, vectors = read_item_types(prepared), vectors_for(config, prepared)
+    return build_model(config, manifest.num_items, types, len(manifest.actions), vectors), manifest
 
 
 def export(config: ExperimentConfig, folder: Path, actions: tuple[str, ...] = ("play",)) -> SequenceModel:
@@ -120,6 +124,28 @@ def test_heads_may_come_and_go(tmp_path: Path, old: Path, make_config, there: st
     warm_start(model, config, manifest)
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, fresh[name] if name.startswith("heads.") else given[name])
+
+
+def test_what_was_learned_of_item_vectors_goes_along(tmp_path: Path, old: Path, new: Path, make_config) -> None:
+    rng = np.random.default_rng(0)
+    for folder, num_items in ((old, NUM_OLD), (new, 4)):
+        prepared_sets.give_vectors(
+            folder, rng.normal(size=(num_items + 1, 3)) * (np.arange(num_items + 1) > 0)[:, None]
+        )
+    given = export(make_config(old, *prepared_sets.WITH_VECTORS), tmp_path / "export").state_dict()
+    config = make_config(
+        new, "data.item_vectors.path=elsewhere", "inputs.item_vectors={}", f"train.start_from={tmp_path / 'export'}"
+    )
+    model, manifest = build(config, seed=9)
+    summary = warm_start(model, config, manifest)
+    assert summary is not None and summary.matched_items == 2
+    found = model.state_dict()
+    assert torch.equal(found["item_table.projection"], given["item_table.projection"])
+    assert torch.equal(found[ITEM_TABLE][[1, 3]], given[ITEM_TABLE][[3, 1]])
+    # Vectors of another length are those of another model.
+    prepared_sets.give_vectors(new, np.ones((5, 4)) * (np.arange(5) > 0)[:, None])
+    with pytest.raises(RunError, match=r"item_table.projection has shape \[8, 3\] and the model's has \[8, 4\]"):
+        warm_start(*build(config, seed=9)[:1], config, load_manifest(new))
 
 
 def test_without_the_setting_nothing_happens(old: Path, make_config) -> None:
