@@ -9,7 +9,7 @@ from genrec.config_data import Section
 LEARNED_TEMPERATURES = (0.01, 10.0)
 """A learned temperature stays between these."""
 
-MAX_ACTION_WEIGHT = 1_000.0
+MAX_TARGET_WEIGHT = 1_000.0
 
 
 class LossSection(Section):
@@ -21,13 +21,17 @@ class LossSection(Section):
     action_weights: dict[str, float] | None = Field(
         None, min_length=1, description="weights of targets by their action; an action without one has 1"
     )
+    value_weights: bool = Field(
+        False,
+        description="targets weigh their value too (data.keep_values): 0 to 1,000, and 1 where it is unknown",
+    )
 
     @model_validator(mode="after")
     def _weights_in_bounds(self) -> "LossSection":
-        wrong = [name for name, weight in (self.action_weights or {}).items() if not 0 <= weight <= MAX_ACTION_WEIGHT]
+        wrong = [name for name, weight in (self.action_weights or {}).items() if not 0 <= weight <= MAX_TARGET_WEIGHT]
         if wrong:
             raise ValueError(
-                f"action_weights {self.action_weights} must be 0 to {MAX_ACTION_WEIGHT:g}; mend {', '.join(wrong)}"
+                f"action_weights {self.action_weights} must be 0 to {MAX_TARGET_WEIGHT:g}; mend {', '.join(wrong)}"
             )
         return self
 

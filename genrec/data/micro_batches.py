@@ -168,7 +168,7 @@ def worker_tables(
     parts `p` with `p % workers == w`; its rows are in order of step and part.
     """
     parts, block = spec.parts, spec.rule.steps_per_block
-    reader = RowGroupReader(spec.folder, values=spec.targets.next_values)
+    reader = RowGroupReader(spec.folder, values=spec.targets.reads_values)
     for chunk in chunks:
         packed = pack_chunk(spec, chunk, reader)
         first, end = max(start_step - chunk.first_step, 0), min(end_step - chunk.first_step, chunk.num_steps)
@@ -247,12 +247,13 @@ def _sum_steps(
     targets = _are_targets(spec, actions, event_borders)
     num_targets = count(targets)
     weights = num_targets.astype(np.float64)
-    if spec.targets.weights is not None:
-        weighted = np.array(spec.targets.weights)[actions] * targets
+    values = lists[VALUES][events] if VALUES in lists else None
+    of_events = spec.targets.weights_of(actions, values)
+    if of_events is not None:
+        weighted = of_events.astype(np.float64) * targets
         weights = np.diff(np.concatenate([[0.0], np.cumsum(weighted)])[borders])
         weights[weights <= 0] = 1.0
-    no_values = np.zeros(len(events), dtype=np.bool_)
-    has_value = np.isfinite(lists[VALUES][events]) if VALUES in lists else no_values
+    has_value = np.zeros(len(events), dtype=np.bool_) if values is None else np.isfinite(values)
     return StepSums(num_targets, weights, count(actions > 0), count(has_value))
 
 

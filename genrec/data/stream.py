@@ -128,12 +128,14 @@ def batches_of(table: pa.Table, rule: TargetRule = EVERY_TARGET) -> Iterator[tup
     }
     if rule.next_events:
         tokens |= {"next_items": tokens["targets"], "next_actions": actions[targets].astype(np.int64)}
-    if rule.next_values:
-        tokens["next_values"] = _values(table, "values")[targets]
+    target_values = _values(table, "values")[targets] if rule.reads_values else None
+    if rule.next_values and target_values is not None:
+        tokens["next_values"] = target_values
     if rule.actions is not None:
         tokens["targets"] = np.where(rule.chosen(actions[targets]), tokens["targets"], NO_TARGET)
-    if rule.weights is not None:
-        tokens["target_weights"] = np.array(rule.weights, dtype=np.float32)[actions[targets]]
+    weights = rule.weights_of(actions[targets], target_values)
+    if weights is not None:
+        tokens["target_weights"] = weights
     windows = {name: torch.from_numpy(_values(table, name).astype(np.int64)) for name in ("users", "starts")}
     of_tokens = {name: torch.from_numpy(values) for name, values in tokens.items()}
     pools = _pools_of(table)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genrec.config import ExperimentConfig
+from genrec.config_losses import MAX_TARGET_WEIGHT
 from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError
 
@@ -22,6 +23,8 @@ class TargetRule:
     """Codes of the actions that are predicted; None is all."""
     weights: tuple[float, ...] | None = None
     """Weight of a target by the code of its action; None is 1 for all."""
+    value_weights: bool = False
+    """Whether a target weighs its value, too."""
     next_events: bool = False
     """Whether batches say what the next event is, whatever its action: for heads."""
     next_values: bool = False
@@ -33,6 +36,24 @@ class TargetRule:
             return np.ones(len(actions), dtype=np.bool_)
         return np.isin(actions, np.array(self.actions, dtype=np.uint8))
 
+    @property
+    def reads_values(self) -> bool:
+        """Whether the events' values are asked for."""
+        return self.next_values or self.value_weights
+
+    def weights_of(
+        self, actions: npt.NDArray[np.uint8], values: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[np.float32] | None:
+        """What events would weigh as targets, by their actions and values [num_events]; None is 1 for all.
+
+        A value is cut to 0 .. `MAX_TARGET_WEIGHT`; where it is unknown, it is 1.
+        """
+        weights = None if self.weights is None else np.array(self.weights, dtype=np.float32)[actions]
+        if not self.value_weights or values is None:
+            return weights
+        of_values = np.where(np.isfinite(values), values, np.float32(1)).clip(0, MAX_TARGET_WEIGHT)
+        return of_values if weights is None else weights * of_values
+
 
 EVERY_TARGET = TargetRule()
 
@@ -42,6 +63,7 @@ def target_rule(config: ExperimentConfig, manifest: Manifest) -> TargetRule:
     return TargetRule(
         actions=target_codes(config.sequence.target_actions, manifest),
         weights=weights_by_code(config.loss.action_weights, manifest),
+        value_weights=config.loss.value_weights,
         next_events=bool(config.heads.weights),
         next_values=config.heads.dwell is not None,
     )

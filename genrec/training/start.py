@@ -145,12 +145,22 @@ def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:
             "order); set model.time_bias=false."
         )
     _check_inputs(config, manifest)
+    _check_values(config, manifest)
     _check_heads(config, manifest)
     largest = max(config.evaluation.ks)
     if largest > manifest.num_items:
         raise ConfigError(
             f"evaluation.ks has {largest}, and the catalogue has only {manifest.num_items} items; "
             f"use cut-offs up to {manifest.num_items}."
+        )
+
+
+def _check_values(config: ExperimentConfig, manifest: Manifest) -> None:
+    if config.loss.value_weights and not manifest.has_values:
+        raise ConfigError(
+            f"loss.value_weights needs the events' values, and {config.data.prepared} does not hold them; set "
+            "data.source.columns.value and data.keep_values=true and prepare it again, or set loss.value_weights to "
+            "false."
         )
 
 

@@ -85,7 +85,7 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
         (
             ["loss.num_negatives=9"],
             "loss.num_negatives is not a known",
-            "one of action_weights, learn_temperature, max_logits_bytes, name, temperature.",
+            "one of action_weights, learn_temperature, max_logits_bytes, name, temperature, value_weights.",
         ),
         # kinds
         (["model.name=sasrek"], "model.name = 'sasrek' is not known", "did you mean sasrec or esasrec?"),

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from prepared_sets import set_values
 
 from genrec.config import DataConfig, ExperimentConfig
@@ -23,7 +25,7 @@ from genrec.data.prepare import prepare
 from genrec.data.schema import USERS_FILE, VALUES
 from genrec.data.sequence_files import read_row_group
 from genrec.data.stream import local_tables, worker_batches
-from genrec.data.target_actions import target_rule
+from genrec.data.target_actions import TargetRule, target_rule
 from genrec.errors import DataError
 
 Event = tuple[str, int, int, float | None]
@@ -176,6 +178,25 @@ def test_two_workers_read_what_one_does(valued: Path, make_config) -> None:
         return {place: (batch.step_values, str(batch.next_values.tolist())) for place, batch in batches.items()}
 
     assert told(batches_of(config, 0, 2)) | told(batches_of(config, 1, 2)) == told(batches_of(config))
+
+
+def test_a_weight_is_cut_to_its_bounds_and_multiplies_that_of_the_action() -> None:
+    values = np.array([3.0, np.nan, -1.0, 1e9], np.float32)
+    rule = TargetRule(weights=(2.0,), value_weights=True)
+    assert rule.weights_of(np.zeros(4, np.uint8), values).tolist() == [6.0, 2.0, 0.0, 2_000.0]
+
+
+def test_a_target_weighs_its_value(valued: Path, make_config) -> None:
+    config = make_config(valued, STEPS, "loss.value_weights=true")
+    sums: dict[int, float] = {}
+    batches = batches_of(config)
+    for (step, _), batch in batches.items():
+        assert batch.target_weights is not None and batch.next_values is None
+        rows = batch.targets > 0
+        items = batch.targets[rows]
+        assert torch.equal(batch.target_weights[rows], torch.where(items % 4 > 0, 2.5 * items, 1.0).float())
+        sums[step] = sums.get(step, 0.0) + float(batch.target_weights[rows].double().sum())
+    assert all(batch.step_weight == pytest.approx(sums[step], rel=1e-12) for (step, _), batch in batches.items())
 
 
 def test_values_are_read_for_the_dwell_head_alone(valued: Path, make_config) -> None:

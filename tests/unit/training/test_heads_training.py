@@ -79,4 +79,6 @@ def test_a_set_that_lacks_what_a_head_learns_is_refused(tmp_path: Path, write_pr
         read_fitting_manifest(config)
     with pytest.raises(ConfigError, match=r"heads.dwell needs the seconds played.* data.keep_values=true"):
         read_fitting_manifest(make_config(prepared, "heads={dwell: {}}"))
+    with pytest.raises(ConfigError, match=r"loss.value_weights needs the events' values.* or set loss.value_weights"):
+        read_fitting_manifest(make_config(prepared, "loss.value_weights=true"))
     assert read_fitting_manifest(make_config(prepared)).num_items == 60
