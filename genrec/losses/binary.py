@@ -2,21 +2,20 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from genrec.losses.contrast import Contrast, Targets, own_contrast, shared_contrast
-from genrec.losses.full import as_column, at_least_fp32
-from genrec.losses.negatives import Negatives, NegativeSampler
+from genrec.losses.contrast import Contrast, Criterion
+from genrec.losses.negatives import NegativeSampler
+from genrec.losses.sampled import SampledLoss
 from genrec.losses.temperature import Temperature
-from genrec.models.item_table import ItemTable
 
 
-class BinaryCrossEntropy(nn.Module):
+class BinaryCrossEntropy(SampledLoss):
     """-(beta * log sigmoid(own) + sum of log(1 - sigmoid(negative))) / (1 + num_negatives), summed over the rows.
 
     `calibration` t chooses beta between 1 (t = 0, plain BCE) and the share of the other items that are drawn as
     negatives (t = 1): the lower it is, the less a model that sees few negatives overestimates (Petrov and Macdonald,
-    2023). A negative that is a row's own target does not count.
+    2023).
     """
 
     def __init__(
@@ -28,43 +27,12 @@ class BinaryCrossEntropy(nn.Module):
         calibration: float = 0.0,
         per_position: bool = False,
     ) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.sampler = sampler
-        self.max_logits_bytes = max_logits_bytes
+        super().__init__(temperature, sampler, max_logits_bytes, per_position=per_position)
         self.calibration = calibration
-        self.per_position = per_position
 
-    def forward(
-        self,
-        hidden: Tensor,
-        targets: Tensor,
-        item_table: ItemTable,
-        pool: Tensor | None = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
-        """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; the others as in `Loss`."""
-        if self.per_position:
-            negatives = self.sampler.per_position(targets.shape[0], item_table, targets.device)
-        else:
-            negatives = self.sampler.shared(item_table, pool, targets.device)
-        return self.with_negatives(hidden, targets, negatives, item_table, weights)
-
-    def with_negatives(
-        self,
-        hidden: Tensor,
-        targets: Tensor,
-        negatives: Negatives,
-        item_table: ItemTable,
-        weights: Tensor | None = None,
-    ) -> Tensor:
-        """The same for given negatives."""
-        rows = self.temperature(item_table.normalized(at_least_fp32(hidden)))
-        num_negatives = negatives.ids.shape[-1]
-        criterion = BinaryCriterion(beta(self.calibration, num_negatives, item_table.num_train_items), num_negatives)
-        contrast = own_contrast if self.per_position else shared_contrast
-        weighted = Targets(targets, as_column(weights, rows))
-        return contrast(rows, weighted, negatives, item_table, criterion, self.max_logits_bytes)
+    def criterion(self, num_negatives: int, num_items: int) -> Criterion:
+        """See `SampledLoss`."""
+        return BinaryCriterion(beta(self.calibration, num_negatives, num_items), num_negatives)
 
 
 def beta(calibration: float, num_negatives: int, num_items: int) -> float:

@@ -1,19 +1,21 @@
-"""Cross entropy over the target and sampled negatives."""
+"""Losses over the target and sampled negatives, and the first of them: cross entropy."""
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-from genrec.losses.contrast import Contrast, Targets, own_contrast, shared_contrast
+from genrec.losses.contrast import Contrast, Criterion, Targets, own_contrast, shared_contrast
 from genrec.losses.full import as_column, at_least_fp32
 from genrec.losses.negatives import Negatives, NegativeSampler
 from genrec.losses.temperature import Temperature
 from genrec.models.item_table import ItemTable
 
 
-class SampledSoftmax(nn.Module):
-    """-log softmax over the target and negatives, which all rows share unless each has its own (`per_position`).
+class SampledLoss(nn.Module, ABC):
+    """A loss of the target and negatives, which all rows share unless each has its own (`per_position`).
 
-    A negative that is a row's own target does not count for that row.
+    A negative that is a row's own target does not count for that row. A subclass says what is made of the scores.
     """
 
     def __init__(
@@ -24,6 +26,10 @@ class SampledSoftmax(nn.Module):
         self.sampler = sampler
         self.max_logits_bytes = max_logits_bytes
         self.per_position = per_position
+
+    @abstractmethod
+    def criterion(self, num_negatives: int, num_items: int) -> Criterion:
+        """The loss of the scores of a row's target and `num_negatives` of `num_items` items."""
 
     def forward(
         self,
@@ -50,9 +56,18 @@ class SampledSoftmax(nn.Module):
     ) -> Tensor:
         """The same for given negatives."""
         rows = self.temperature(item_table.normalized(at_least_fp32(hidden)))
+        criterion = self.criterion(negatives.ids.shape[-1], item_table.num_train_items)
         contrast = own_contrast if self.per_position else shared_contrast
         weighted = Targets(targets, as_column(weights, rows))
-        return contrast(rows, weighted, negatives, item_table, SoftmaxCriterion(), self.max_logits_bytes)
+        return contrast(rows, weighted, negatives, item_table, criterion, self.max_logits_bytes)
+
+
+class SampledSoftmax(SampledLoss):
+    """-log softmax over the target and negatives, summed over the rows."""
+
+    def criterion(self, num_negatives: int, num_items: int) -> Criterion:
+        """See `SampledLoss`."""
+        return SoftmaxCriterion()
 
 
 class SoftmaxCriterion:
