@@ -15,7 +15,7 @@ from genrec.run_dir import run_dir_of
 from genrec.training.checkpoint_store import store_of
 from genrec.training.weight_average import read_average
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HALF, STEPS = 6, 12
 TOLERANCE = 1e-5  # relative, of a weight's norm; fp32
@@ -81,7 +81,6 @@ def test_the_average_is_exported_and_not_the_trained_weights(straight: dict[str,
     assert all(torch.equal(exported[n], value) for n, value in average_of(straight[name]).items())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "workers"), [("zero3", 2), ("torch", 1), ("zero2", 2)])
 def test_a_run_that_goes_on_has_the_average_of_a_straight_one(
     straight: dict[str, ExperimentConfig], config_of, engine: str, workers: int

@@ -12,6 +12,8 @@ from genrec.data.schema import ITEM_VECTORS_FILE
 from genrec.inference.export import read_export
 from genrec.run_dir import run_dir_of
 
+pytestmark = pytest.mark.slow
+
 STEPS, NUM_ITEMS = 12, 40
 TOLERANCE = 1e-5  # relative, fp32
 BF16_TOLERANCE = 0.02

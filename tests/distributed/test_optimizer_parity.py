@@ -13,7 +13,7 @@ from worker_processes import column, run_workers
 from genrec.config import ExperimentConfig
 from genrec.run_dir import run_dir_of
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 HALF, STEPS, POISONED_STEP = 6, 12, 2
 ENGINES = {
@@ -126,7 +126,6 @@ def test_a_run_goes_on_with_fewer_workers_and_another_engine(curves, optimizer: 
     assert_equal(curves[name], curves["torch-2"], optimizer)
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_where_it_was(curves, config_of, optimizer: str) -> None:
     changes = [("zero0", "zero0"), ("zero1", "zero1"), ("zero3", "zero3"), ("torch", "zero3"), ("zero2", "zero0")]
     resumed = [from_half(config_of, old, new, 2) for old, new in changes]

@@ -4,12 +4,14 @@ DeepSpeed leaves a weight of up to 100,000 elements whole on every worker, so th
 """
 
 import numpy as np
+import pytest
 from worker_processes import losses, train_in_processes
 
 STEPS = 4
 TOLERANCE = 1e-6  # relative, fp32: the same arithmetic, done twice
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_learn_the_same(tmp_path, cpu_op, write_prepared, make_config) -> None:
     generator = np.random.default_rng(0)
     sequences = [generator.integers(1, 60, generator.integers(3, 20)).tolist() for _ in range(100)]
