@@ -91,7 +91,7 @@ def other_rows(comparison: Comparison) -> list[ComparedRow]:
 def _cell(run: ComparedRun, name: str, with_intervals: bool) -> str:
     found: Difference | None = run.differences.get(name)
     text = formats.metric(run.metrics[name])
-    text += f" {_interval(run.intervals[name])}" if with_intervals else ""
+    text += f" ({_interval(run.intervals[name])})" if with_intervals else ""
     return text if found is None else f"{text} {MARKS[found.verdict]}"
 
 
