@@ -5,12 +5,15 @@
 Each side is `genrec train` as a user runs it, for the same steps. A first, short run tells how long a step takes, so
 that a checkpoint falls about every `--interval` seconds. The step time is wall time inside the training loop, with
 everything in it that checkpoints make it wait for, and with whatever their uploads take from the same cores; start-up,
-the checkpoint at the end and the final evaluation are not in it. `train.checkpoint_dir=URI` measures another storage.
+the checkpoint at the end and the final evaluation are not in it. `share_within_run` compares the steps after a save
+with the later ones of the same run, which a machine whose speed drifts from run to run does not disturb.
+`train.checkpoint_dir=URI` measures another storage.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -50,12 +53,31 @@ def step_seconds(lines: list[dict[str, Any]]) -> float:
     return float((last["elapsed_s"] - first["elapsed_s"]) / (last["step"] - first["step"]))
 
 
-def train_once(file: str, overrides: list[str], mode: Mode, span: Span, options: list[str]) -> dict[str, float]:
-    """Step time, number of checkpoints between the measured lines, and bytes of one, of one `genrec train`."""
+def share_within(lines: list[dict[str, Any]], saved: list[int], every: int) -> float | None:
+    """What a checkpoint costs as a share of the time between two, from one run with a metric line for every step.
+
+    The steps from one save to the next, against as many steps of the median time of the interval's second half, when
+    the upload is long done. Steps of one run, seconds apart: a machine that is slower in the next run does not matter.
+    None when no interval is whole.
+    """
+    at = {int(line["step"]): float(line["elapsed_s"]) for line in lines}
+    shares = []
+    for step in saved:
+        if step not in at or step + every not in at:
+            continue
+        took = [at[step + i + 1] - at[step + i] for i in range(every)]
+        usual = statistics.median(took[every // 2 :])
+        shares.append(sum(took) / (every * usual) - 1)
+    return statistics.median(shares) if shares else None
+
+
+def train_once(file: str, overrides: list[str], mode: Mode, span: Span, options: list[str]) -> dict[str, float | None]:
+    """Step time, checkpoints between the measured lines, what one costs, and its bytes, of one `genrec train`."""
     with tempfile.TemporaryDirectory() as runs:
         given = [
             *overrides, f"runs_dir={runs}", "name=checkpoint-cost", "train.max_epochs=null",
-            f"train.max_steps={span.steps}", "train.evaluate_every_epochs=1000000", "train.patience=null",
+            "train.log_every_steps=1", f"train.max_steps={span.steps}",
+            "train.evaluate_every_epochs=1000000", "train.patience=null",
             "train.keep_best=0", "evaluation.max_validation_users=512",
             f"train.checkpoint_every_steps={NEVER if mode == 'none' else span.every_steps}",
             f"train.checkpoint_upload={'async' if mode == 'none' else mode}",
@@ -71,6 +93,7 @@ def train_once(file: str, overrides: list[str], mode: Mode, span: Span, options:
     saved = [] if mode == "none" else [s for s in range(span.every_steps, span.steps, span.every_steps)]
     return {
         "step_s": step_seconds(lines),
+        "share_within_run": share_within(lines, saved, span.every_steps),
         "num_checkpoints": sum(first <= step < last for step in saved),
         "checkpoint_bytes": num_bytes,
     }
@@ -86,12 +109,12 @@ def compare(file: str, overrides: list[str], rounds: int, interval_s: float, qui
     genrec = str(Path(sys.executable).with_name("genrec"))
     subprocess.run([genrec, "prepare", file, *overrides], check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
     config = load_config(file, overrides)
-    logged = config.train.log_every_steps
+    logged = 8
     options = ["--launcher", "local"] if quick else []
     span = Span(5 * logged, 2 * logged)
     if not quick:
         short = train_once(file, overrides, "none", Span(8 * logged, NEVER), options)
-        span = span_of(short["step_s"], interval_s, logged)
+        span = span_of(short["step_s"] or 0.0, interval_s, logged)
     rows: list[Row] = []
     for number in range(rounds):
         for mode in MODES:
@@ -115,11 +138,19 @@ def medians_of(rows: list[Row]) -> dict[str, Any]:
     rounds = sorted({number for number, _ in times}, key=str)
     ratios = {m: summarize(times[n, m] / times[n, "none"] for n in rounds) for m in MODES[1:]}
     base = summarize(times[n, "none"] for n in rounds)
+    within = {mode: summarize(shares_of(rows, mode)) for mode in MODES[1:]}
     return {
         "step_s": asdict(base) if base else None,
         **{f"{mode}_ratio": asdict(ratio) if ratio else None for mode, ratio in ratios.items()},
+        **{f"{mode}_share_within_run": asdict(share) if share else None for mode, share in within.items()},
         "checkpoint_bytes": max(int(row["checkpoint_bytes"] or 0) for row in rows),
     }
+
+
+def shares_of(rows: list[Row], mode: Mode) -> list[float]:
+    """What a checkpoint cost in the runs of one side that tell it."""
+    found = [row.get("share_within_run") for row in rows if row["side"] == mode]
+    return [float(share) for share in found if share is not None]
 
 
 def main() -> None:

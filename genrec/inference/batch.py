@@ -44,7 +44,7 @@ def recommend_all(
     Raises ConfigError on a k beyond the catalogue and on an output that exists (unless `overwrite`), DataError when
     the export or the prepared set is missing or they do not belong together, RunError when Ray Data fails.
     """
-    recommender = Recommender.load(run.export_path)
+    recommender = Recommender.load(run.root)
     config = recommender.config
     target = (output or run.root / "recommendations").resolve()
     check_k(k, recommender.num_items)

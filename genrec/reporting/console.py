@@ -50,6 +50,8 @@ def slices_summary(evaluation: Mapping[str, Any], decisive: str = "ndcg@10") -> 
         table.add_row(Text(group.title, "bold"))
         for row in group.rows:
             table.add_row(Text(f"  {row.name}"), row.num_users, row.share, row.value, row.standard_error)
+    if not groups:
+        table.add_row(Text("nothing to set apart: every kind of slice holds all users"))
     return table
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import checkpoint_cost
-from checkpoint_cost import CHECKPOINTS, medians_of, span_of, step_seconds
+from checkpoint_cost import CHECKPOINTS, medians_of, share_within, span_of, step_seconds
 from result import read_result
 
 CONFIG = """\
@@ -38,6 +38,15 @@ def test_a_step_is_wall_time_between_two_lines() -> None:
     assert step_seconds(lines) == 2.0
 
 
+def test_a_save_costs_what_its_steps_take_longer_than_the_later_ones() -> None:
+    seconds = [1.0] * 20
+    seconds[4] = seconds[14] = 3.0  # the steps after the saves of step 4 and 14, in a run that saves every 10
+    lines = [{"step": step, "elapsed_s": sum(seconds[:step])} for step in range(1, 21)]
+    assert share_within(lines, [4], 10) == pytest.approx(0.2)
+    assert share_within(lines, [4, 14], 10) == pytest.approx(0.2)  # the second interval is not whole
+    assert share_within(lines, [14], 10) is None
+
+
 def test_ratios_are_taken_within_a_round() -> None:
     times = {
         (0, "none"): 1.0,
@@ -62,5 +71,6 @@ def test_the_three_sides_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     result = read_result(out)
     assert [(row["side"], row["num_checkpoints"]) for row in result.rows] == [("none", 0), ("async", 2), ("sync", 2)]
+    assert [row["share_within_run"] is None for row in result.rows] == [True, False, False]
     assert all(row["step_s"] > 0 and row["checkpoint_bytes"] > 10_000 for row in result.rows)
     assert json.loads(out.read_text())["medians"]["async_ratio"]["count"] == 1

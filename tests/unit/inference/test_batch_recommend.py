@@ -78,7 +78,7 @@ def test_what_cannot_work_is_refused_before_ray_starts(
         recommend_all(run, None, 21)
     with pytest.raises(ConfigError, match=r"now \(3\) is before the log's last event"):
         recommend_all(run, None, 2, now=3)
-    with pytest.raises(DataError, match="is not an export"):
+    with pytest.raises(DataError, match="nowhere/export is not an export"):
         recommend_all(RunDir(tmp_path / "nowhere"), None, 2)
     items = pq.read_table(folder / ITEMS_FILE)
     pq.write_table(items.set_column(1, "item", pa.array(items["item"].to_numpy()[::-1])), folder / ITEMS_FILE)

@@ -40,6 +40,12 @@ def test_slices_stand_under_their_kind() -> None:
     assert lines.index(["History", "length"]) < lines.index(["Type", "of", "the", "target"])
 
 
+def test_no_slices_are_said_to_be_none() -> None:
+    stream = StringIO()
+    Console(file=stream, width=80).print(slices_summary(evaluation()))
+    assert "nothing to set apart" in stream.getvalue()
+
+
 def test_the_best_known_adds_what_is_reached() -> None:
     row = next(line for line in printed(evaluation(), "hr@10", {"hr@10": 0.0752}).splitlines() if "HR@10" in line)
     assert row.split() == ["HR@10", "0.0702", "0.0093", "7.55×", "0.0752", "93%"]
