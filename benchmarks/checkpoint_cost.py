@@ -56,7 +56,7 @@ def step_seconds(lines: list[dict[str, Any]]) -> float:
 def share_within(lines: list[dict[str, Any]], saved: list[int], every: int) -> float | None:
     """What a checkpoint costs as a share of the time between two, from one run with a metric line for every step.
 
-    The steps from one save to the next, against as many steps of the median time of the interval's second half, when
+    The steps from one save to the next, against as many of the mean time of the interval's second half, when
     the upload is long done. Steps of one run, seconds apart: a machine that is slower in the next run does not matter.
     None when no interval is whole.
     """
@@ -66,7 +66,7 @@ def share_within(lines: list[dict[str, Any]], saved: list[int], every: int) -> f
         if step not in at or step + every not in at:
             continue
         took = [at[step + i + 1] - at[step + i] for i in range(every)]
-        usual = statistics.median(took[every // 2 :])
+        usual = statistics.mean(took[every // 2 :])
         shares.append(sum(took) / (every * usual) - 1)
     return statistics.median(shares) if shares else None
 
