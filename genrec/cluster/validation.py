@@ -14,7 +14,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.ray_session import call_task
 from genrec.errors import RunError
 from genrec.run_dir import RunDir
-from genrec.training.checkpoint import latest_checkpoint, read_info, waiting_checkpoints
+from genrec.training.checkpoint import latest_checkpoint, prune_checkpoints, read_info, waiting_checkpoints
 from genrec.training.checkpoint_list import StoredCheckpoint
 from genrec.training.checkpoint_store import store_in, store_of
 from genrec.training.state import TrainState
@@ -82,6 +82,8 @@ def close_run(config: ExperimentConfig, run: RunDir) -> None:
             books.look(state)
     finally:
         tracker.close()
+    # The workers kept what waited.
+    prune_checkpoints(store, config.train.keep_checkpoints, config.train.keep_best, books.results)
     _check_validated(config, run, state)
     _in_task(config, f"The final evaluation of {run.root}", _evaluate, task, 2 * timeout_s)  # validation and test
 
