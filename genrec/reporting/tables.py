@@ -190,15 +190,19 @@ def head_rows(role: Mapping[str, Any]) -> list[Row]:
     values = metric_values(role.get("heads"))
     rows = []
     if "action_accuracy" in values:
-        guess = f"{formats.percent(values.get('action_majority'))} for the most frequent action"
-        base = f"{formats.number(values.get('action_base_log_loss'), 3)} for the shares of the actions"
+        accuracy, guess = formats.percent(values["action_accuracy"]), formats.percent(values.get("action_majority"))
+        loss, base = (formats.number(values.get(f"action_{name}"), 3) for name in ("log_loss", "base_log_loss"))
         rows = [
-            Row("Action accuracy", formats.percent(values.get("action_accuracy")), guess),
-            Row("Action log loss", formats.number(values.get("action_log_loss"), 3), base),
+            Row(
+                "Action accuracy",
+                f"{accuracy} (most frequent action: {guess})",
+                "of the held-out events, given their items",
+            ),
+            Row("Action log loss", f"{loss} (shares of the actions: {base})", "mean of -log p(action)"),
         ]
     if "dwell_mae_log" in values:
-        base = f"{formats.number(values.get('dwell_base_mae_log'), 3)} for the median of all; of log(1 + seconds)"
-        rows.append(Row("Dwell error", formats.number(values.get("dwell_mae_log"), 3), base))
+        error, base = (formats.number(values.get(f"dwell_{name}"), 3) for name in ("mae_log", "base_mae_log"))
+        rows.append(Row("Dwell error", f"{error} (median of all: {base})", "mean of |error| of log(1 + seconds)"))
     return rows
 
 

@@ -55,10 +55,9 @@ def test_slices_intervals_and_lists_are_shown(tmp_path: Path) -> None:
         "0.0365 to 0.0447",
         "Coverage@10 42%",
         "12.3 bits",
-        "Action accuracy 85%",
-        "71% for the most frequent action",
-        "Action log loss 0.412",
-        "Dwell error 0.654",
+        "Action accuracy 85% (most frequent action: 71%)",
+        "Action log loss 0.412 (shares of the actions: 0.701)",
+        "Dwell error 0.654 (median of all: 0.912)",
         "History length",
         "8-15 16,773 75% 0.0512 0.0017",
     ):
