@@ -86,8 +86,10 @@ def train(engine: TorchEngine, steps: int) -> list[float]:
     batch: Batch = batch_from_arrays(
         torch.tensor([1, 2, 3, 4]).numpy(), torch.tensor([0, 4]).numpy(), targets=torch.tensor([2, 3, 4, 5]).numpy()
     )
-    batch = type(batch)(**{name: getattr(batch, name) for name in batch.__slots__} | {"step_targets": 4})
-    return [engine.micro_step(batch, lr=0.01, last=True) for _ in range(steps)]
+    batch = type(batch)(
+        **{name: getattr(batch, name) for name in batch.__slots__} | {"step_targets": 4, "step_weight": 4.0}
+    )
+    return [engine.micro_step(batch, lr=0.01, last=True).loss_sum for _ in range(steps)]
 
 
 @pytest.fixture

@@ -134,8 +134,10 @@ def train(engine: TorchEngine, steps: int) -> list[float]:
         times=torch.tensor([1, 60, 4_000, 90_000]).numpy(),
         target_times=torch.tensor([60, 4_000, 90_000, 90_001]).numpy(),
     )
-    batch = type(batch)(**{name: getattr(batch, name) for name in batch.__slots__} | {"step_targets": 4})
-    return [engine.micro_step(batch, lr=0.01, last=True) for _ in range(steps)]
+    batch = type(batch)(
+        **{name: getattr(batch, name) for name in batch.__slots__} | {"step_targets": 4, "step_weight": 4.0}
+    )
+    return [engine.micro_step(batch, lr=0.01, last=True).loss_sum for _ in range(steps)]
 
 
 def test_tables_are_the_items_and_what_inputs_look_up(config: ExperimentConfig) -> None:

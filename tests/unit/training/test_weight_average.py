@@ -105,7 +105,9 @@ def config_of(make_config, prepared: Path, name: str, *more: str) -> ExperimentC
 def batch_of_three() -> Batch:
     arrays = (torch.tensor([1, 2, 3]).numpy(), torch.tensor([0, 3]).numpy())
     batch = batch_from_arrays(*arrays, targets=torch.tensor([2, 3, 4]).numpy())
-    return type(batch)(**{name: getattr(batch, name) for name in batch.__slots__} | {"step_targets": 3})
+    return type(batch)(
+        **{name: getattr(batch, name) for name in batch.__slots__} | {"step_targets": 3, "step_weight": 3.0}
+    )
 
 
 def test_a_step_that_is_left_out_leaves_the_average_alone(make_config, prepared: Path) -> None:
