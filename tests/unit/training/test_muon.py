@@ -4,15 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_runs import check_goes_on_bit_for_bit, engine_of, train
 from torch import nn
 
 from genrec.config import ExperimentConfig, MuonConfig
-from genrec.data.batch import Batch, batch_from_arrays
 from genrec.errors import ConfigError
 from genrec.models.build import build_model
-from genrec.training.engine import TAG, TorchEngine
 from genrec.training.optim import MixedOptimizer, build_optimizer, set_learning_rate, weight_kinds
-from genrec.training.universal import forget_universal, universal_state
 
 MUON = MuonConfig(name="muon", lr=0.02, weight_decay=0.1, momentum=0.9, beta2=0.95)
 
@@ -77,21 +75,6 @@ def test_matrices_are_those_of_linear_layers(make_config, prepared: Path, name: 
     assert not [name for name in matrices if not name.startswith(("blocks.0.", "layers.0."))]
 
 
-def engine_of(config: ExperimentConfig, seed: int) -> TorchEngine:
-    torch.manual_seed(seed)
-    return TorchEngine(config, build_model(config, 9), config.engine, workers=1, device=torch.device("cpu"))
-
-
-def train(engine: TorchEngine, steps: int) -> list[float]:
-    batch: Batch = batch_from_arrays(
-        torch.tensor([1, 2, 3, 4]).numpy(), torch.tensor([0, 4]).numpy(), targets=torch.tensor([2, 3, 4, 5]).numpy()
-    )
-    batch = type(batch)(
-        **{name: getattr(batch, name) for name in batch.__slots__} | {"step_targets": 4, "step_weight": 4.0}
-    )
-    return [engine.micro_step(batch, lr=0.01, last=True).loss_sum for _ in range(steps)]
-
-
 @pytest.fixture
 def config(prepared: Path, make_config) -> ExperimentConfig:
     return make_config(
@@ -104,23 +87,8 @@ def config(prepared: Path, make_config) -> ExperimentConfig:
 
 @pytest.mark.parametrize("way", ["load", "load_universal"])
 def test_goes_on_bit_for_bit(config: ExperimentConfig, tmp_path: Path, way: str) -> None:
-    engine = engine_of(config, 0)
-    assert isinstance(engine.optimizer, MixedOptimizer)
-    train(engine, 3)
-    folder = tmp_path / "step_00000003"
-    folder.mkdir()
-    engine.save(folder)
-    (folder / "rank_00000.json").write_text(f'{{"{tmp_path}": 1}}')
-    other = engine_of(config, 1)
-    if way == "load":
-        other.load(folder)
-    else:
-        state = universal_state(folder, TAG, 3, {"name": "torch"}, lambda _: None)
-        other.load_universal(state)
-        forget_universal(state)
-    losses = train(other, 5)
-    assert losses == train(engine, 5)
-    assert losses[-1] < losses[0]
+    assert isinstance(engine_of(config, 0).optimizer, MixedOptimizer)
+    check_goes_on_bit_for_bit(config, tmp_path, way)
 
 
 def test_a_run_that_goes_on_uses_the_settings_it_is_given(config: ExperimentConfig, tmp_path: Path) -> None:

@@ -4,17 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_runs import check_goes_on_bit_for_bit, engine_of
 from torch import Tensor
 
 from genrec.config import AdamWConfig, ExperimentConfig
-from genrec.data.batch import batch_from_arrays
 from genrec.errors import ConfigError, RunError
-from genrec.models.build import build_model
 from genrec.training import flat_parts, row_adagrad
-from genrec.training.engine import TAG, TorchEngine
 from genrec.training.optim import MixedOptimizer, set_learning_rate
 from genrec.training.row_adagrad import rowwise_adagrad_step
-from genrec.training.universal import forget_universal, universal_state
 
 ROWS, DIM, LR, EPS = 7, 5, 0.1, 1e-8
 GROUP = {"shape": (ROWS, DIM), "lr": LR, "eps": EPS}
@@ -121,25 +118,6 @@ def config(prepared: Path, make_config) -> ExperimentConfig:
     )
 
 
-def engine_of(config: ExperimentConfig, seed: int) -> TorchEngine:
-    torch.manual_seed(seed)
-    return TorchEngine(config, build_model(config, 9), config.engine, workers=1, device=torch.device("cpu"))
-
-
-def train(engine: TorchEngine, steps: int) -> list[float]:
-    batch = batch_from_arrays(
-        torch.tensor([1, 2, 3, 4]).numpy(),
-        torch.tensor([0, 4]).numpy(),
-        targets=torch.tensor([2, 3, 4, 5]).numpy(),
-        times=torch.tensor([1, 60, 4_000, 90_000]).numpy(),
-        target_times=torch.tensor([60, 4_000, 90_000, 90_001]).numpy(),
-    )
-    batch = type(batch)(
-        **{name: getattr(batch, name) for name in batch.__slots__} | {"step_targets": 4, "step_weight": 4.0}
-    )
-    return [engine.micro_step(batch, lr=0.01, last=True).loss_sum for _ in range(steps)]
-
-
 def test_tables_are_the_items_and_what_inputs_look_up(config: ExperimentConfig) -> None:
     optimizer = engine_of(config, 0).optimizer
     assert isinstance(optimizer, MixedOptimizer)
@@ -155,22 +133,7 @@ def test_tables_are_the_items_and_what_inputs_look_up(config: ExperimentConfig) 
 
 @pytest.mark.parametrize("way", ["load", "load_universal"])
 def test_goes_on_bit_for_bit(config: ExperimentConfig, tmp_path: Path, way: str) -> None:
-    engine = engine_of(config, 0)
-    train(engine, 3)
-    folder = tmp_path / "step_00000003"
-    folder.mkdir()
-    engine.save(folder)
-    (folder / "rank_00000.json").write_text(f'{{"{tmp_path}": 1}}')
-    other = engine_of(config, 1)
-    if way == "load":
-        other.load(folder)
-    else:
-        state = universal_state(folder, TAG, 3, {"name": "torch"}, lambda _: None)
-        other.load_universal(state)
-        forget_universal(state)
-    losses = train(other, 5)
-    assert losses == train(engine, 5)
-    assert losses[-1] < losses[0]
+    check_goes_on_bit_for_bit(config, tmp_path, way)
 
 
 def test_says_what_a_checkpoint_lacks(config: ExperimentConfig, tmp_path: Path) -> None:
