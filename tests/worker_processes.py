@@ -27,6 +27,9 @@ if int(os.environ["WORLD_SIZE"]) > 1:
 for values in json.loads(Path(sys.argv[1]).read_text()):
     config = config_from_dict(values)
     fit(config, run_dir_of(config), time.time())
+if dist.is_initialized():
+    # A gloo group that is left to the interpreter's end may abort the process (pytorch/pytorch#190489).
+    dist.destroy_process_group()
 """
 
 
