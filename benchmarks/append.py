@@ -25,12 +25,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 from genrec.data.manifest import load_manifest
 from genrec.data.schema import ITEMS_FILE, SEQUENCES_SCHEMA, USERS_FILE
 from genrec.data.sequence_files import read_row_group
 from peer_process import OUT, run_child
 from prepare import COLUMNS, make_log
-from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 
 SIDES = ("base", "append", "at-once")
 EVENTS_PER_FILE = 4_000_000

@@ -39,6 +39,7 @@ from chaos_judge import (
 from chaos_machine import ChaosError, Network, Volume, kill_marked, remove_leftovers, scratch_folder
 from chaos_report import fault_rows, markdown
 from chaos_run import RunLostError, SupervisedRun
+from genrec.bench.result import Result, describe_machine, git_commit, installed_versions, write_result
 from genrec.config import ExperimentConfig, load_config
 from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import make_plan
@@ -46,7 +47,6 @@ from genrec.data.stream import local_tables
 from genrec.errors import GenrecError
 from genrec.run_dir import RunDir, read_metrics
 from genrec.training.window_log import trained_windows
-from result import Result, describe_machine, git_commit, installed_versions, write_result
 
 CONFIG = "configs/chaos.yaml"
 VOLUME_BYTES = 192 * 2**20

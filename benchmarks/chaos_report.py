@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from chaos_judge import FaultResult
-from result import Result, Row
+from genrec.bench.result import Result, Row
 
 
 def fault_rows(results: Sequence[FaultResult]) -> list[Row]:

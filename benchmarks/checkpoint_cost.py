@@ -21,10 +21,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 from genrec.config import load_config
 from genrec.run_dir import RunDir, read_metrics
 from genrec.training.checkpoint_store import CheckpointStore, store_of
-from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 
 Mode = Literal["none", "async", "sync"]
 MODES: tuple[Mode, ...] = ("none", "async", "sync")

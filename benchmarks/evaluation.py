@@ -34,6 +34,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.evaluation.ranking import Limits, rank_users
 from genrec.evaluation.sharded_table import ShardedItemTable, shard_of
@@ -41,7 +42,6 @@ from genrec.evaluation.users import EvaluationBatch, placeholder_batch
 from genrec.evaluation.workers import Workers
 from genrec.models.base import SequenceModel
 from genrec.models.item_table import ItemTable
-from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 
 TIMEOUT_S = 3_600
 SEED_ROWS = 2**16  # rows of the table that are drawn together, so that a shard is drawn without the rest

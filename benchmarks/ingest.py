@@ -24,12 +24,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 from genrec.config import ExperimentConfig, LeaveOneOutSplit, config_from_dict, load_config
 from genrec.data.manifest import Manifest, content_hash, describe_sequence_file, load_manifest, save_manifest
 from genrec.data.plan import Plan, make_plan
 from genrec.data.schema import ITEMS_FILE, SEQUENCES_DIR, SEQUENCES_SCHEMA, USERS_FILE, items_schema, users_schema
 from genrec.data.sequence_files import read_row_group
-from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 
 EVENTS_PER_FILE = 2_000_000
 EVENTS_PER_ROW_GROUP = 250_000

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.models.build import build_model
 from genrec.models.item_table import ItemTable
-from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 
 NUM_WINDOWS, LENGTH = 32, 200
 NUM_TARGETS = NUM_WINDOWS * LENGTH

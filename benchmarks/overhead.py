@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 from genrec.config import ExperimentConfig, load_config
 from genrec.run_dir import RunDir, read_metrics
-from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 
 WARMUP_STEPS = 5
 BARE_STEPS = 40

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 from genrec.config import ExperimentConfig, config_from_dict, load_config
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.data.manifest import load_manifest
@@ -36,7 +37,6 @@ from genrec.data.plan import Plan, make_plan
 from genrec.data.stream import local_tables, worker_batches
 from genrec.models.build import build_model
 from ingest import history_lengths, write_set
-from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 
 MODELS: dict[str, dict[str, Any]] = {
     "sasrec": {"name": "sasrec", "dim": 64, "num_layers": 2, "num_heads": 2, "dropout": 0.2},

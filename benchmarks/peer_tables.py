@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from result import Result, Row, Summary, summarize
+from genrec.bench.result import Result, Row, Summary, summarize
 
 PEER = "rectools"
 WANTED_RATIOS = {"sasrec-sampled": 15.0, "sasrec-full": 4.0, "hstu-sampled": 4.0}

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, write_result
 from peer_process import (
     BENCHMARKS,
     OUT,
@@ -32,7 +33,6 @@ from peer_process import (
 from peer_protocol import THROUGHPUT_MODELS, model_to_json
 from peer_quality import BEAUTY_CONFIG, beauty_model, score_vectors
 from peer_tables import PEER, print_quality, print_throughput, quality_medians, throughput_medians
-from result import Result, Row, describe_machine, git_commit, installed_versions, write_result
 
 SIDES = ("genrec-loop", "genrec", PEER)
 """genrec-loop: genrec's model in a bare single-process PyTorch loop; genrec: `genrec train` on two Ray workers."""

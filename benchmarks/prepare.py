@@ -28,12 +28,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 from genrec.config import SyntheticSource
 from genrec.data.local_tasks import open_tasks
 from genrec.data.manifest import load_manifest
 from genrec.data.synthetic import write_log
 from peer_process import BENCHMARKS, INSTALL_TIMEOUT_S, OUT, run_child
-from result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
 
 POLARS_VENV = OUT / "polars-venv"
 POLARS_REQUIREMENT = "polars==2.1.*"

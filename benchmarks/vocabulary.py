@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, write_result
 from genrec.data.manifest import load_manifest
 from peer_process import OUT
 from prepare import EVENTS_PER_FILE, run_genrec
-from result import Result, Row, describe_machine, git_commit, installed_versions, write_result
 
 _SCATTER = 2_654_435_761  # odd, so it maps numbers to different numbers modulo a power of two
 _ID_NUMBERS = 2**40

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from result import read_result
+from genrec.bench.result import read_result
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "chaos.py"
 KINDS = ("worker killed", "command killed", "shard cut")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from result import Result, git_commit, installed_versions, read_result, summarize, write_result
+from genrec.bench.result import Result, git_commit, installed_versions, read_result, summarize, write_result
 
 
 def a_result() -> Result:

@@ -12,8 +12,8 @@ from chaos import FULL, QUICK, Setting, _kinds, judge, planned_windows
 from chaos_faults import KINDS, Planned, schedule
 from chaos_report import markdown
 from chaos_run import Injected
+from genrec.bench.result import Result
 from genrec.config import ExperimentConfig
-from result import Result
 
 STEPS = 12
 SETUP = {"nodes": 3, "seed": 1, "namespaces": True, "volume": True, "faults_left_out": [], "commands": 2}

@@ -9,7 +9,7 @@ import pytest
 
 import checkpoint_cost
 from checkpoint_cost import CHECKPOINTS, medians_of, share_within, span_of, step_seconds
-from result import read_result
+from genrec.bench.result import read_result
 
 CONFIG = """\
 name: tiny

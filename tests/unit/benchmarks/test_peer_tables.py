@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from genrec.bench.result import Result, Row
 from peer_tables import (
     paired_ratios,
     print_quality,
@@ -11,7 +12,6 @@ from peer_tables import (
     seconds_to,
     throughput_medians,
 )
-from result import Result, Row
 
 
 def reading(side: str, number: int, events_per_s: float | None, status: str = "ok") -> Row:

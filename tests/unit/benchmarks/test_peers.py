@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 import peers
+from genrec.bench.result import read_result
 from peer_process import Finished
-from result import read_result
 
 SPEEDS = {"genrec-loop": 30.0, "genrec": 20.0, "rectools": 10.0}
 
