@@ -36,7 +36,16 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.evaluation",),
     ("genrec.evaluation.run_evaluation", "genrec.training", "genrec.planning", "genrec.reporting", "genrec.inference"),
     ("genrec.cluster",),
-    ("genrec.cli", "genrec.cli_checkpoints", "genrec.cli_compare", "genrec"),
+    ("genrec.bench",),
+    (
+        "genrec.cli",
+        "genrec.cli_bench",
+        "genrec.cli_checkpoints",
+        "genrec.cli_compare",
+        "genrec.cli_plan",
+        "genrec.cli_report",
+        "genrec",
+    ),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 
@@ -46,7 +55,7 @@ STRANGERS = (
     ("genrec.models", ("genrec.config_errors", "genrec.config_workers", "genrec.run_dir")),
 )
 
-RAY_MODULES = re.compile(r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|cluster(\..*)?)$")
+RAY_MODULES = re.compile(r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|bench\.ray_\w+|cluster(\..*)?)$")
 DEEPSPEED_MODULES = re.compile(r"genrec\.training\.(engine|universal)$")
 # Must start fast, and work where torch is broken.
 TORCH_FREE_MODULES = re.compile(r"genrec(\.(errors|overrides|config\w*|cpu_op|doctor|run_dir|cli\w*|reporting\..*))?$")
