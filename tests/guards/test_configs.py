@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from source_tree import ROOT
@@ -37,7 +38,7 @@ def test_config_loads_and_its_run_is_called_like_the_file(path: Path) -> None:
 def test_model_builds_without_memory(path: Path) -> None:
     config = load_config(path)
     with torch.device("meta"):
-        model = build_model(config, NUM_ITEMS)
+        model = build_model(config, NUM_ITEMS, np.zeros(NUM_ITEMS + 1, dtype=np.uint8), num_actions=3)
     parameters = list(model.parameters())
     assert parameters and all(parameter.is_meta for parameter in parameters)
     # The table has a row for every item and one for the padding.
