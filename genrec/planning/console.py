@@ -10,10 +10,10 @@ from rich.text import Text
 
 from genrec.planning.planner import Option, Plan
 from genrec.planning.scaling import Scaling
+from genrec.planning.text import size_text, time_text
 
 SCHEMA_VERSION = 1
 SHOWN = 16
-NO_BREAK = "\u00a0"
 
 PARTS = {
     "weights": "weights",
@@ -26,20 +26,6 @@ PARTS = {
     "data": "micro-batches in flight",
     "runtime": "libraries at work",
 }
-
-
-def size_text(value: float) -> str:
-    """Bytes with a unit, to three digits."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 999.5:
-            return f"{value:.3g}{NO_BREAK}{unit}"
-        value /= 1024
-    return f"{value:.3g}{NO_BREAK}TiB"
-
-
-def time_text(value: float) -> str:
-    """Seconds as milliseconds or seconds, to three digits."""
-    return f"{1e3 * value:.3g}{NO_BREAK}ms" if value < 1 else f"{value:.3g}{NO_BREAK}s"
 
 
 def sentence(plan: Plan) -> str:

@@ -11,6 +11,7 @@ from genrec.config import ExperimentConfig
 from genrec.config_data import Section
 from genrec.config_errors import explain_validation_error, read_yaml
 from genrec.errors import ConfigError
+from genrec.planning.fit import available_bytes
 from genrec.planning.hardware import GPUS, Precision, find_gpu, measure_gemm
 
 CPU_GEMM_FLOPS_PER_CORE = 50e9
@@ -169,23 +170,3 @@ def _local_gpus(config: ExperimentConfig, workers: int, host: float) -> Machine:
 def precision_of(config: ExperimentConfig) -> Precision:
     """The precision that products are computed in."""
     return config.engine.precision
-
-
-def available_bytes() -> float:
-    """Main memory that new processes can have: what the system calls available, or what is left of a control group."""
-    found = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        lines = (line.split() for line in meminfo.read_text(encoding="utf-8").splitlines())
-        found = next((1024.0 * int(words[1]) for words in lines if words[0] == "MemAvailable:"), found)
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
-        stat = dict(
-            line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text(encoding="utf-8").splitlines()
-        )
-    except OSError:  # no control group of the second version: what the system says counts
-        return found
-    if limit == "max":
-        return found
-    return min(found, float(limit) - used + int(stat.get("inactive_file", 0)))

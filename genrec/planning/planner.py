@@ -15,6 +15,7 @@ from genrec.planning.memory import MemoryParts, predict_memory
 from genrec.planning.model_size import ModelSize, model_size
 from genrec.planning.step_time import StepTime, predict_step
 from genrec.planning.workload import Windows, Workload, shared_parts
+from genrec.training.start import engine_words
 
 LOOKED_AT = 4
 """Micro-batches of most cost whose memory is worked out."""
@@ -144,15 +145,6 @@ class Estimator:
             available_bytes=self.machine.memory_bytes,
             host_bytes=self.machine.host_memory_bytes,
         )
-
-
-def engine_words(config: ExperimentConfig) -> str:
-    """The engine in a word or two: `ZeRO-2 offload`."""
-    engine = config.engine
-    if engine.name == "torch":
-        return "torch"
-    offload = " offload" if getattr(engine, "offload_optimizer", False) else ""
-    return f"ZeRO-{getattr(engine, 'zero_stage', 0)}{offload}"
 
 
 def on_machine(config: ExperimentConfig, machine: Machine) -> ExperimentConfig:

@@ -17,6 +17,7 @@ from genrec.errors import ConfigError, DataError
 IntArray = npt.NDArray[np.int64]
 
 ACTIONS_WITHOUT_DATA = 2
+FULL_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,13 @@ class Windows:
         if self.config.sequence.max_length > batch.tokens_per_step // parts:
             return None
         rule = PackingRule(batch.tokens_per_step, parts, batch.steps_per_block)
-        steps = num_steps(self.lengths, rule)
-        order, borders = pack(self.lengths, rule, steps, np.random.default_rng(self.config.seed))
+        # A set that does not fill a few steps (a plan for a cluster) stands for one that has more of the same.
+        lengths = np.tile(self.lengths, max(1, -(-FULL_STEPS * batch.tokens_per_step // int(self.lengths.sum()))))
+        steps = num_steps(lengths, rule)
+        order, borders = pack(lengths, rule, steps, np.random.default_rng(self.config.seed))
         filled = np.flatnonzero(np.diff(borders))
         borders = np.concatenate([borders[:-1][filled], borders[-1:]])
-        return Workload(self.catalogue, self.lengths[order], borders, parts, steps)
+        return Workload(self.catalogue, lengths[order], borders, parts, steps)
 
 
 def read_windows(config: ExperimentConfig) -> Windows:
