@@ -29,7 +29,7 @@ def plan_config(
     """
     if calibrate is not None and calibration is not None:
         raise ConfigError("--calibrate measures anew, --calibration reads an earlier one; give one of them.")
-    windows = read_windows(config)
+    windows = read_windows(config, repeats=cluster is not None)
     machine = this_machine(config, measure=True) if cluster is None else read_cluster(cluster, config)
     rates, saved = None if calibration is None else read_calibration(calibration), None
     if calibrate is not None:

@@ -7,7 +7,7 @@ from genrec.config import AutoConfig, ExperimentConfig
 from genrec.data.manifest import Manifest
 
 TABLE_COPIES = 10
-"""Copies of the item table that no engine holds: weights, gradients twice, buckets, master weights, moments, average."""
+"""Copies of the weights that no engine holds: gradients twice, buckets, master weights, moments, average."""
 
 BYTES_PER_EVENT_AND_WIDTH = 400
 """More than a layer keeps of an event for each column of the model, in fp32; attention's pairs are beside it."""

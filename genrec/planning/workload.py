@@ -73,10 +73,12 @@ class Workload:
 class Windows:
     """The windows of a config's first chunk, which are packed anew for every number of micro-batches."""
 
-    def __init__(self, config: ExperimentConfig, catalogue: Catalogue, lengths: IntArray) -> None:
+    def __init__(self, config: ExperimentConfig, catalogue: Catalogue, lengths: IntArray, *, repeats: bool) -> None:
+        """`repeats` takes the windows again until they fill some steps: a small set stands for more of the same."""
         self.config = config
         self.catalogue = catalogue
-        self.lengths = lengths
+        rounds = -(-FULL_STEPS * config.batch.tokens_per_step // int(lengths.sum())) if repeats else 1
+        self.lengths = np.tile(lengths, max(1, rounds))
 
     def workload(self, parts: int) -> Workload | None:
         """The steps in `parts` micro-batches each; None where a micro-batch could not hold the longest window."""
@@ -84,16 +86,14 @@ class Windows:
         if self.config.sequence.max_length > batch.tokens_per_step // parts:
             return None
         rule = PackingRule(batch.tokens_per_step, parts, batch.steps_per_block)
-        # A set that does not fill a few steps (a plan for a cluster) stands for one that has more of the same.
-        lengths = np.tile(self.lengths, max(1, -(-FULL_STEPS * batch.tokens_per_step // int(self.lengths.sum()))))
-        steps = num_steps(lengths, rule)
-        order, borders = pack(lengths, rule, steps, np.random.default_rng(self.config.seed))
+        steps = num_steps(self.lengths, rule)
+        order, borders = pack(self.lengths, rule, steps, np.random.default_rng(self.config.seed))
         filled = np.flatnonzero(np.diff(borders))
         borders = np.concatenate([borders[:-1][filled], borders[-1:]])
-        return Workload(self.catalogue, lengths[order], borders, parts, steps)
+        return Workload(self.catalogue, self.lengths[order], borders, parts, steps)
 
 
-def read_windows(config: ExperimentConfig) -> Windows:
+def read_windows(config: ExperimentConfig, *, repeats: bool = False) -> Windows:
     """The windows of a config's prepared set; DataError says how to prepare it where that has not been done."""
     folder = Path(os.path.expandvars(config.data.prepared))
     if not (folder / MANIFEST_FILE).is_file():
@@ -107,7 +107,7 @@ def read_windows(config: ExperimentConfig) -> Windows:
     lengths = np.concatenate(
         [plan.visit_lengths((number[visit.path, visit.group], visit.epoch)) for visit in chunk.row_groups]
     )
-    return Windows(config, Catalogue.of(load_manifest(folder)), lengths[lengths > 0].astype(np.int64))
+    return Windows(config, Catalogue.of(load_manifest(folder)), lengths[lengths > 0].astype(np.int64), repeats=repeats)
 
 
 def shared_parts(config: ExperimentConfig, workers: int, most: int = 64) -> list[int]:
