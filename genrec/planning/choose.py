@@ -34,7 +34,7 @@ def pick_engine(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
 def refuse_what_cannot_fit(config: ExperimentConfig) -> None:
     """Raises ConfigError when a worker on this machine needs more memory than it can have, with the nearest that fits.
 
-    The prediction must be above what there is: a guess on the high side is no reason to refuse.
+    What libraries and the C library's holes take is left out of what is needed, because it is the least certain.
     """
     machine = this_machine(config, measure=False)
     if machine.on_gpu != (config.cluster.gpus_per_worker > 0):
@@ -42,7 +42,7 @@ def refuse_what_cannot_fit(config: ExperimentConfig) -> None:
     windows = read_windows(config)
     estimator = Estimator(windows, machine, assumed(machine.peak_flops, on_gpu=machine.on_gpu))
     option = estimator.option(config, model_size(config, windows.catalogue), ())
-    if option is not None and not option.fits:
+    if option is not None and (option.memory.least > option.available_bytes or option.memory.host > option.host_bytes):
         raise ConfigError(_refusal(config, make_plan(config, windows, machine), option))
 
 
@@ -50,7 +50,7 @@ def _refusal(config: ExperimentConfig, plan: Plan, option: Option) -> str:
     """One sentence: what is needed, what there is, and the nearest config that fits."""
     part = max(option.memory.parts().items(), key=lambda item: item[1])
     head = (
-        f"A worker needs about {size_text(option.memory.total)} with {engine_words(option.config)} and "
+        f"A worker needs at least {size_text(option.memory.least)} with {engine_words(option.config)} and "
         f"batch.micro_batches_per_step={option.config.batch.micro_batches_per_step} "
         f"({size_text(part[1])} of it {part[0].replace('_', ' ')}), and has {size_text(option.available_bytes)}"
     )

@@ -25,6 +25,7 @@ PARTS = {
     "communication": "communication buffers",
     "data": "micro-batches in flight",
     "runtime": "libraries at work",
+    "allocator": "freed, and kept by the C library",
 }
 
 

@@ -32,6 +32,20 @@ BUCKET_ELEMENTS = 500_000_000
 EVENT_BYTES = 40
 """A micro-batch holds five columns of int64 an event."""
 
+MIB = 2.0**20
+
+PIPELINE_BYTES = 20 * MIB
+"""Files, columns and rows that a worker's stream holds on a CPU, whatever the step."""
+
+RUNTIME_BYTES: dict[int | None, float] = {None: 85 * MIB, 0: 75 * MIB, 1: 125 * MIB, 2: 125 * MIB, 3: 140 * MIB}
+"""What libraries take once an engine is built, beyond torch and DeepSpeed themselves, by ZeRO stage."""
+
+HOLES = 0.5
+"""Of activations and scores: freed memory that the C library keeps, because the next micro-batch is shaped otherwise.
+
+Both were read off two workers of four layers and 7,700 events on one kind of machine (docs/planning.md).
+"""
+
 Moment = Literal["loss", "backward", "end of backward", "update"]
 
 
@@ -40,7 +54,8 @@ class MemoryParts:
     """Bytes of one worker at its fullest moment; `host` are bytes in host memory (offload), outside of the total.
 
     item_table holds the table's own weights, gradient and optimizer state; weights, gradients and optimizer are those
-    of all other weights. logits are what the loss holds while it works. runtime is what libraries take once they run.
+    of all other weights. logits are what the loss holds while it works. runtime is what libraries take once they run,
+    and allocator what is freed and not given back; both are 0 on a GPU.
     """
 
     weights: float
@@ -53,7 +68,13 @@ class MemoryParts:
     data: float
     runtime: float
     moment: Moment
+    allocator: float = 0.0
     host: float = 0.0
+
+    @property
+    def least(self) -> float:
+        """Bytes that a worker cannot do without: the total without runtime and allocator."""
+        return self.total - self.runtime - self.allocator
 
     @property
     def total(self) -> float:
@@ -72,6 +93,7 @@ class MemoryParts:
             "communication",
             "data",
             "runtime",
+            "allocator",
         )
         return {name: float(getattr(self, name)) for name in names}
 
@@ -144,7 +166,8 @@ def predict_memory(
 
     def at(moment: Moment, **parts: float) -> MemoryParts:
         grown = replace(state, moment=moment, gradients=held, item_table=state.item_table + held_table + gathered)
-        return replace(grown, **{name: getattr(grown, name) + value for name, value in parts.items()})
+        full = replace(grown, **{name: getattr(grown, name) + value for name, value in parts.items()})
+        return replace(full, allocator=0.0 if sharding.on_gpu else HOLES * (full.activations + full.logits))
 
     loss_moment = max(loss.tile, loss.products)
     transient = 2 * e * load.tokens * _widest(config)
@@ -193,18 +216,11 @@ def _state(config: ExperimentConfig, size: ModelSize, sharding: Sharding) -> Mem
         activations=0.0,
         logits=0.0,
         communication=0.0,
-        data=_data(config),
-        runtime=runtime_bytes(sharding),
+        data=_data(config) + (0.0 if sharding.on_gpu else PIPELINE_BYTES),
+        runtime=0.0 if sharding.on_gpu else RUNTIME_BYTES[sharding.stage],
         moment="update",
         host=host,
     )
-
-
-def runtime_bytes(sharding: Sharding) -> float:
-    """What libraries take when they first do something, beyond their import: measured on a CPU, none on a GPU."""
-    if sharding.on_gpu:
-        return 0.0
-    return 64.0 * 2**20
 
 
 def _data(config: ExperimentConfig) -> float:

@@ -34,7 +34,7 @@ COLLECTIVE_S = 30e-6
 RECOMPUTE = 4 / 3
 
 ENGINE_OVERHEAD = {None: 1.0, 0: 1.2, 1: 1.3, 2: 1.3, 3: 2.0}
-"""Overhead of a micro-batch by ZeRO stage, beside plain PyTorch's: hooks on gradients, at stage 3 on every module too."""
+"""Overhead of a micro-batch by ZeRO stage, beside plain PyTorch's: hooks on gradients, at stage 3 on modules too."""
 
 
 @dataclass(frozen=True, slots=True)
