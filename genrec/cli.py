@@ -18,10 +18,11 @@ from rich.progress import Progress, TextColumn
 
 from genrec.cli_checkpoints import checkpoints
 from genrec.cli_compare import compare
+from genrec.cli_plan import plan
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
 from genrec.errors import ConfigError, GenrecError, full_disk
-from genrec.run_dir import RunDir, open_run, run_dir_of
+from genrec.run_dir import RunDir, load_saved_config, open_run, run_dir_of
 
 STARTED_AT_S = time.time()
 
@@ -118,6 +119,7 @@ def refit(
 
 def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_change: list[str]) -> None:
     from genrec.data.prepare import ensure_prepared
+    from genrec.planning.fit import check_memory
     from genrec.training.progress import progress_of
     from genrec.training.start import check_launcher, open_run_directory, read_fitting_manifest
 
@@ -127,7 +129,7 @@ def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_chang
         return
     with _phases() as progress:
         ensure_prepared(experiment.data, progress, _say)
-    read_fitting_manifest(experiment)
+    check_memory(experiment, read_fitting_manifest(experiment), launcher)
     said: list[str] = []
 
     def say(text: str) -> None:
@@ -138,6 +140,7 @@ def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_chang
     log = _log_to(run.log_path)
     for text in said:
         log.info(text)
+    experiment = load_saved_config(run.config_path)
     with progress_of(run.metrics_path, console):
         _fit(experiment, run, launcher)
     _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")), experiment)
@@ -211,6 +214,7 @@ def recommend(
 
 app.command()(checkpoints)
 app.command()(compare)
+app.command()(plan)
 
 
 @app.command()

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from genrec.config import DeepSpeedConfig, ExperimentConfig, TorchConfig
+from genrec.config import AutoConfig, DeepSpeedConfig, ExperimentConfig, TorchConfig
 from genrec.cpu_op import op_folder_locked
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError, RunError
@@ -77,6 +77,8 @@ def build_engine(config: ExperimentConfig, model: SequenceModel, *, workers: int
     engine = config.engine
     if isinstance(engine, TorchConfig):
         return TorchEngine(config, model, engine, workers=workers, device=device)
+    if isinstance(engine, AutoConfig):
+        raise ConfigError("engine.name=auto is resolved where a run is opened; train with `genrec train`.")
     return DeepSpeedEngine(config, model, engine, workers=workers, device=device)
 
 

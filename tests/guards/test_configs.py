@@ -9,12 +9,22 @@ from source_tree import ROOT
 
 from genrec.config import load_config
 from genrec.models.build import build_model
+from genrec.planning.machine import read_cluster
 
-CONFIGS = sorted((ROOT / "configs").rglob("*.y*ml"))
+CLUSTERS = sorted((ROOT / "configs" / "clusters").rglob("*.y*ml"))
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.y*ml")) - set(CLUSTERS))
 IDS = [str(path.relative_to(ROOT)) for path in CONFIGS]
 
 MAX_CONFIG_LINES = 60
 NUM_ITEMS = 1_000
+
+
+def test_clusters_load() -> None:
+    assert CLUSTERS
+    for path in CLUSTERS:
+        config = load_config(ROOT / "configs" / "quickstart.yaml")
+        assert read_cluster(path, config).workers > 0
+        assert str(path.relative_to(ROOT)) in path.read_text(encoding="utf-8").splitlines()[0]
 
 
 def test_there_are_configs() -> None:
