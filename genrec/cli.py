@@ -98,9 +98,12 @@ def train(
     allow_change: Annotated[
         list[str] | None, typer.Option(help="setting that the resumed run may change, as train.max_steps; any number")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="measure some of the first steps by phase; a trace goes to profile/")
+    ] = False,
 ) -> None:
     """Train a model, or go on with its run; prepares the data set when that has not been done."""
-    _train(load_config(file, overrides), launcher, fresh, allow_change or [])
+    _train(load_config(file, overrides), launcher, fresh, allow_change or [], profile=profile)
 
 
 @app.command()
@@ -116,14 +119,16 @@ def refit(
     _train(refit_config(directory, experiment), launcher, fresh, [])
 
 
-def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_change: list[str]) -> None:
+def _train(
+    experiment: ExperimentConfig, launcher: str, fresh: bool, allow_change: list[str], *, profile: bool = False
+) -> None:
     from genrec.data.prepare import ensure_prepared
     from genrec.training.progress import progress_of
     from genrec.training.start import check_launcher, open_run_directory, read_fitting_manifest
 
     check_launcher(experiment, launcher)
     if os.environ.get("RANK", "0") != "0":  # another process of torchrun; rank 0 prepares and prints
-        _fit(experiment, run_dir_of(experiment), launcher)
+        _fit(experiment, run_dir_of(experiment), launcher, profile)
         return
     with _phases() as progress:
         ensure_prepared(experiment.data, progress, _say)
@@ -139,7 +144,7 @@ def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_chang
     for text in said:
         log.info(text)
     with progress_of(run.metrics_path, console):
-        _fit(experiment, run, launcher)
+        _fit(experiment, run, launcher, profile)
     _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")), experiment)
     console.print(f"Run directory: {run.root}", highlight=False)
 
@@ -162,12 +167,12 @@ def _phases() -> Iterator[Callable[[str, float, float], None]]:
         yield update
 
 
-def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str) -> None:
+def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str, profile: bool) -> None:
     if launcher == "local":
         from genrec.training.local import fit
     else:
         from genrec.cluster.ray_train import fit
-    fit(experiment, run, STARTED_AT_S)
+    fit(experiment, run, STARTED_AT_S, profile=profile)
 
 
 @app.command()
