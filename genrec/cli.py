@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
+from genrec.cli_bench import bench
 from genrec.cli_checkpoints import checkpoints
 from genrec.cli_compare import compare
 from genrec.config import ExperimentConfig, load_config
@@ -216,6 +217,7 @@ def recommend(
 
 app.command()(checkpoints)
 app.command()(compare)
+app.command()(bench)
 
 
 @app.command()

@@ -175,7 +175,7 @@ class DeepSpeedEngine:
         workers: int,
         device: torch.device,
     ) -> None:
-        deepspeed = _import_deepspeed(device)
+        deepspeed = import_deepspeed(device)
         optimizer = None if engine.offload_optimizer else build_optimizer(model, config.optimizer)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
@@ -313,7 +313,8 @@ def deepspeed_config(config: ExperimentConfig, engine: DeepSpeedConfig, *, worke
     return values
 
 
-def _import_deepspeed(device: torch.device) -> Any:
+def import_deepspeed(device: torch.device) -> Any:
+    """The package, ready for `device`; raises ConfigError when it cannot be imported here."""
     # DeepSpeed builds C++ ops with the `ninja` executable that it looks for on PATH; a worker's PATH may lack the
     # virtual environment that holds it.
     folder = str(Path(sys.executable).parent)
