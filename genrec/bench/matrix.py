@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +55,8 @@ class Matrix(Section):
 
     @model_validator(mode="after")
     def _different(self) -> "Matrix":
-        for name, values in [*self.axes.items(), ("modes", self.modes)]:
+        repeatable: list[tuple[str, Sequence[object]]] = [*self.axes.items(), ("modes", self.modes)]
+        for name, values in repeatable:
             if len({_text(value) for value in values}) < len(values):
                 raise ValueError(f"{name} has a value twice ({values}); remove one, and use repetitions to repeat")
         strangers = sorted({key for entry in self.exclude for key in entry} - self.axes.keys())

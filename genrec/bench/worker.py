@@ -54,7 +54,7 @@ def _measure(task: dict[str, Any]) -> dict[str, Any]:
     from genrec.config import ExperimentConfig, config_from_dict
     from genrec.run_dir import run_dir_of
     from genrec.training.context import WorkerContext
-    from genrec.training.local import fit
+    from genrec.training.local import run_work
 
     config = config_from_dict(task["config"])
     readings: list[Reading] = []
@@ -62,7 +62,7 @@ def _measure(task: dict[str, Any]) -> dict[str, Any]:
     def work(config: ExperimentConfig, context: WorkerContext) -> None:
         readings.append(measure(config, context, Span(**task["span"])))
 
-    fit(config, run_dir_of(config), time.time(), work=work)
+    run_work(work, config, run_dir_of(config), time.time())
     return readings[-1].as_values()
 
 

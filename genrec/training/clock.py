@@ -97,7 +97,7 @@ class StepClock:
     def _mark(self) -> None:
         """Books the time since the last border; on a GPU, puts one into its stream."""
         if self._stream is not None:
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record(self._stream)
             if self._borders:
                 self._borders[-1] = (self._borders[-1][0], self._section)

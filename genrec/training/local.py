@@ -31,10 +31,13 @@ Work = Callable[[ExperimentConfig, WorkerContext], None]
 """What a worker does; a benchmark gives another work than training."""
 
 
-def fit(
-    config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: bool = False, work: Work = run_worker
-) -> None:
+def fit(config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: bool = False) -> None:
     """Trains in this process; under `torchrun`, as one of its workers."""
+    run_work(run_worker, config, run, started_at_s, profile=profile)
+
+
+def run_work(work: Work, config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: bool = False) -> None:
+    """Makes this process a worker and does `work` as one; see `fit`."""
     check_launcher(config, "local")
     rank, workers = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     fewest, most = config.cluster.min_workers, config.cluster.max_workers
