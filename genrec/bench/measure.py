@@ -30,7 +30,7 @@ from genrec.training.step_guard import StepGuard
 from genrec.training.tracking import start_tracker
 from genrec.training.worker import batches_from, new_model, set_threads
 
-LATE_IMPORTS = ("torch._dynamo", "torch.profiler", "pyarrow.dataset")
+LATE_IMPORTS = ("torch._dynamo", "functorch.compile", "torch.profiler", "pyarrow.dataset")
 """What torch, DeepSpeed and the data set import when they are first used."""
 
 GEMM_SIZE, GEMM_S = 1_024, 1.0

@@ -79,7 +79,7 @@ def run_task(task: Task) -> Row:
         path = folder / "task.json"
         path.write_text(json.dumps({"config": config.model_dump(mode="json"), "span": task.span}), encoding="utf-8")
         ended, timed_out = _run_workers(path, task)
-    status, error = _judge(ended, timed_out, task, killed_for_memory=_oom_kills() > kills_before)
+    status, error = judge(ended, timed_out, task, killed_for_memory=_oom_kills() > kills_before)
     row: Row = {**task.columns, "status": status, "error": error, "workers": task.workers}
     row["load_average_1_min"] = round(os.getloadavg()[0], 2)
     answers = [worker.answer for worker in ended if worker.answer is not None]
@@ -134,7 +134,7 @@ def _wait(processes: list[subprocess.Popen[bytes]], timeout_s: float) -> bool:
     return False
 
 
-def _judge(ended: list[Ended], timed_out: bool, task: Task, *, killed_for_memory: bool) -> tuple[Status, str | None]:
+def judge(ended: list[Ended], timed_out: bool, task: Task, *, killed_for_memory: bool) -> tuple[Status, str | None]:
     """Status and error of the row. The first worker that failed counts, and one without memory before all others."""
     if timed_out:
         return "timed-out", f"not done after {task.timeout_s:g} s"
