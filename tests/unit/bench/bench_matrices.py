@@ -7,7 +7,7 @@ import yaml
 
 BASE: dict[str, Any] = {
     "name": "tiny",
-    "data": {"source": {"name": "synthetic", "num_events": 5_000, "num_items": 200}, "prepared": "prepared/tiny"},
+    "data": {"source": {"name": "synthetic", "num_events": 10_000, "num_items": 200}, "prepared": "prepared/tiny"},
     "sequence": {"max_length": 20},
     "batch": {"tokens_per_step": 256, "micro_batches_per_step": 2, "steps_per_block": 4},
     "model": {"name": "sasrec", "dim": 16, "num_layers": 1, "num_heads": 1},
