@@ -45,10 +45,10 @@ class Matrix(Section):
         None, ge=1, description="memory that a worker may take beyond what it had before the model; null is no limit"
     )
 
-    @field_validator("axes", "cases", "base")
+    @field_validator("axes")
     @classmethod
-    def _not_empty(cls, value: Any) -> Any:
-        empty = [name for name, values in value.items() if not values] if isinstance(value, dict) else []
+    def _not_empty(cls, value: dict[str, list[Value]]) -> dict[str, list[Value]]:
+        empty = [name for name, values in value.items() if not values]
         if empty:
             raise ValueError(f"{', '.join(empty)} is empty; give it values, or leave it out")
         return value

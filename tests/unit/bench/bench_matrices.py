@@ -24,5 +24,5 @@ def write_matrix(folder: Path, **values: Any) -> Path:
     data = {**BASE["data"], "prepared": str(folder / "prepared")}
     path = folder / "tiny.yaml"
     matrix = {"base": {**BASE, "data": data}, "warmup_steps": 2, "steps": 3, "timeout_s": 120, **values}
-    path.write_text(yaml.safe_dump(matrix), encoding="utf-8")
+    path.write_text(yaml.safe_dump(matrix, sort_keys=False), encoding="utf-8")
     return path
