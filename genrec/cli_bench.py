@@ -33,6 +33,11 @@ def bench(
             elif done:
                 view.console.print(f"{done} of {total} were measured before", highlight=False)
 
-        result, path = run_matrix(matrix, launcher=launcher, output=output, fresh=fresh, watch=watch)
+        def preparing(phase: str, done: float, total: float) -> None:
+            view.update(task, description=f"prepare: {phase}", completed=done, total=total)
+
+        result, path = run_matrix(
+            matrix, launcher=launcher, output=output, fresh=fresh, watch=watch, progress=preparing
+        )
     console.print(result_table(result))
     console.print(f"Result: {path}", highlight=False)

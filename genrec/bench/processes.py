@@ -60,6 +60,7 @@ def task_of(measurement: Measurement, matrix: Matrix) -> Task:
     values = config.model_dump(mode="json")
     values["train"] |= train
     values["tracking"]["wandb"] = False
+    values["evaluation"]["validation"] = "inline"  # there is none, and one in the background would ask for Ray Train
     columns: Row = {"case": case.name, **case.overrides, "repetition": measurement.repetition, "mode": measurement.mode}
     span = {
         "mode": measurement.mode,

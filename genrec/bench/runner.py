@@ -37,17 +37,18 @@ def run_matrix(
     """The result of a matrix, and the file that holds it.
 
     Finished measurements lie in `<output>.cases/`, one file each, and are not measured again, whatever their status.
-    Raises ConfigError when the matrix, a case of it or its data is wrong, and when a result with another matrix has
-    been begun there, unless `fresh`.
+    Raises ConfigError when the matrix, a case of it or its data is wrong, and, unless `fresh`, when a result with
+    another matrix, launcher or version of genrec has been begun there.
     """
     matrix = load_matrix(path)
     cases = cases_of(matrix, str(path))
     for case in cases:
-        _check_workers(case, path)
+        _check_workers(case, matrix, path)
     _prepare(cases, path, progress)
     output = output or Path("benchmarks/out") / f"{matrix.name}.json"
-    echo = _echo(matrix)
-    folder = _open_cases(output, echo, fresh=fresh)
+    echo = {**_echo(matrix), "launcher": launcher}
+    commit = git_commit(Path(genrec.__file__).parent)
+    folder = _open_cases(output, {**echo, "commit": commit}, fresh=fresh)
     tasks = [task_of(measurement, matrix) for measurement in measurements_of(matrix, cases)]
     rows = {task.key: row for task in tasks if (row := _read_row(folder, task)) is not None}
     pending = [task for task in tasks if task.key not in rows]
@@ -59,12 +60,12 @@ def run_matrix(
     in_order = [rows[task.key] for task in tasks]
     result = Result(
         name=matrix.name,
-        config={**echo, "launcher": launcher},
+        config=echo,
         rows=in_order,
         medians=medians_of(in_order),
         versions=installed_versions(VERSIONS),
         machine=describe_machine(),
-        commit=git_commit(Path(genrec.__file__).parent),
+        commit=commit,
     )
     write_result(output, result)
     return result, output
@@ -78,8 +79,13 @@ def _run(tasks: Sequence[Task], launcher: str) -> Iterator[tuple[Task, Row]]:
     return run_tasks(tasks)
 
 
-def _check_workers(case: Case, path: Path) -> None:
+def _check_workers(case: Case, matrix: Matrix, path: Path) -> None:
     cluster = case.config.cluster
+    if matrix.memory_limit_bytes is not None and cluster.gpus_per_worker:
+        raise ConfigError(
+            f"{path}, case {case.name}: memory_limit_bytes ({matrix.memory_limit_bytes}) limits the memory of a CPU, "
+            f"and cluster.gpus_per_worker is {cluster.gpus_per_worker:g}; leave the limit out."
+        )
     if cluster.min_workers != cluster.max_workers:
         raise ConfigError(
             f"{path}, case {case.name}: cluster.workers is a range ({cluster.min_workers} to {cluster.max_workers}), "
