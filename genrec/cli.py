@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
+from genrec.cli_bench import bench
 from genrec.cli_checkpoints import checkpoints
 from genrec.cli_compare import compare
 from genrec.cli_plan import plan
@@ -99,9 +100,12 @@ def train(
     allow_change: Annotated[
         list[str] | None, typer.Option(help="setting that the resumed run may change, as train.max_steps; any number")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="measure some of the first steps by phase; a trace goes to profile/")
+    ] = False,
 ) -> None:
     """Train a model, or go on with its run; prepares the data set when that has not been done."""
-    _train(load_config(file, overrides), launcher, fresh, allow_change or [])
+    _train(load_config(file, overrides), launcher, fresh, allow_change or [], profile=profile)
 
 
 @app.command()
@@ -117,7 +121,9 @@ def refit(
     _train(refit_config(directory, experiment), launcher, fresh, [])
 
 
-def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_change: list[str]) -> None:
+def _train(
+    experiment: ExperimentConfig, launcher: str, fresh: bool, allow_change: list[str], *, profile: bool = False
+) -> None:
     from genrec.data.prepare import ensure_prepared
     from genrec.planning.fit import check_memory
     from genrec.training.progress import progress_of
@@ -125,7 +131,7 @@ def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_chang
 
     check_launcher(experiment, launcher)
     if os.environ.get("RANK", "0") != "0":  # another process of torchrun; rank 0 prepares and prints
-        _fit(experiment, run_dir_of(experiment), launcher)
+        _fit(experiment, run_dir_of(experiment), launcher, profile)
         return
     with _phases() as progress:
         ensure_prepared(experiment.data, progress, _say)
@@ -142,7 +148,7 @@ def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_chang
         log.info(text)
     experiment = load_saved_config(run.config_path)
     with progress_of(run.metrics_path, console):
-        _fit(experiment, run, launcher)
+        _fit(experiment, run, launcher, profile)
     _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")), experiment)
     console.print(f"Run directory: {run.root}", highlight=False)
 
@@ -165,12 +171,12 @@ def _phases() -> Iterator[Callable[[str, float, float], None]]:
         yield update
 
 
-def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str) -> None:
+def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str, profile: bool) -> None:
     if launcher == "local":
         from genrec.training.local import fit
     else:
         from genrec.cluster.ray_train import fit
-    fit(experiment, run, STARTED_AT_S)
+    fit(experiment, run, STARTED_AT_S, profile=profile)
 
 
 @app.command()
@@ -215,6 +221,7 @@ def recommend(
 app.command()(checkpoints)
 app.command()(compare)
 app.command()(plan)
+app.command()(bench)
 
 
 @app.command()

@@ -50,6 +50,7 @@ class Job:
     run_root: str
     end_step: int
     started_at_s: float
+    profile: bool = False
 
     @property
     def run(self) -> RunDir:
@@ -62,7 +63,7 @@ class Job:
         return store_of(config_from_dict(self.config), self.run)
 
 
-def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
+def fit(config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: bool = False) -> None:
     """Trains on Ray: starts or joins a cluster, and restarts workers that die from the last checkpoint.
 
     Raises RunError when training failed for good; the run directory then says how far it came.
@@ -78,6 +79,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         run_root=str(run.root.absolute()),
         end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps),
         started_at_s=started_at_s,
+        profile=profile,
     )
     expect_mistakes(run)
     forget_problems(run.validations_path)
@@ -239,6 +241,7 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
                 publish=partial(publish, partial(record_mistake, failure)),
                 started_at_s=job.started_at_s,
                 ask_cluster=lambda: ray.train.get_preemption_info() is not None,
+                profile=job.profile,
             ),
         )
     except PreemptedError:
