@@ -43,12 +43,16 @@ def scalings(cases: Sequence[Case]) -> list[Scaling]:
         if case.mode == "full" and case.workers and case.median("events_per_s"):
             others = tuple((k, str(v)) for k, v in case.axes.items() if k != "cluster.workers")
             sets.setdefault(others, {}).setdefault(case.workers, case)
+    scaling = {others: by_workers for others, by_workers in sets.items() if len(by_workers) > 1}
+    values: dict[str, set[str]] = {}
+    for name, value in (axis for others in scaling for axis in others):
+        values.setdefault(name, set()).add(value)
     found = []
-    for others, by_workers in sets.items():
-        if len(by_workers) > 1:
-            label = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in others)
-            found.append(Scaling(label or "all settings alike", tuple(by_workers[n] for n in sorted(by_workers))))
-    return sorted(found, key=lambda found: -(found.cases[-1].median("events_per_s") or 0.0))
+    for others, by_workers in scaling.items():
+        # Only what tells one curve from another.
+        label = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in others if len(values[name]) > 1)
+        found.append(Scaling(label or "all settings alike", tuple(by_workers[n] for n in sorted(by_workers))))
+    return sorted(found, key=lambda scaling: -(scaling.cases[-1].median("events_per_s") or 0.0))
 
 
 def training_charts(name: str, cases: Sequence[Case]) -> list[Chart]:

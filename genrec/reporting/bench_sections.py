@@ -12,6 +12,8 @@ from genrec.reporting.bench_tables import case_table, failed_table, medians_tabl
 from genrec.reporting.document import Section
 from genrec.reporting.tables import Group, Row
 
+MAX_NAMED = 3  # medians in the sentence of a benchmark of any kind
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -40,17 +42,20 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
         charts=tuple(training_charts(prefix, cases)),
         tables=tuple(table for table in shown if table is not None),
     )
-    again = Section(id=f"{prefix}-again", title=f"Run {result.name} again", commands=commands(result))
     groups = tables.environment_groups({"machine": result.machine, "versions": result.versions})
     setting = tables.environment_groups({"settings": result.config}) if result.config else []
     environment = Section(
-        id=f"{prefix}-environment", title=f"Environment of {result.name}", groups=(*groups, *_short(setting))
+        id=f"{prefix}-environment",
+        title=f"How {result.name} was measured",
+        groups=tuple(groups),
+        folded=tuple(_short(setting)),
+        commands=commands(result),
     )
     summary = training_summary(cases) if training else [_generic_sentence(result)]
     return Told(
         summary=tuple(summary),
         figures=tuple(training_figures(cases)) if training else (),
-        sections=(main, environment, again),
+        sections=(main, environment),
         alerts=tuple(busy_alert(result)),
     )
 
@@ -84,7 +89,12 @@ def busy_alert(result: Result) -> list[str]:
 
 
 def _generic_sentence(result: Result) -> str:
-    return f"{result.name}: {formats.count(len(result.rows))} readings, finished {finished(result)}."
+    text = f"{result.name}: {formats.count(len(result.rows))} rows"
+    found = medians_table(result.medians)
+    named = [] if found is None else [(line[0].text, line[1].text) for line in found.lines if line[1].sort is not None]
+    for name, value in named[:MAX_NAMED]:
+        text += f"; {name.replace('_', ' ')} {value}"
+    return text + "."
 
 
 def _short(groups: list[Group]) -> list[Group]:

@@ -39,7 +39,9 @@ def case_table(cases: Sequence[Case]) -> Table:
         "peak_bytes": "Peak memory",
         "predicted_bytes": "Predicted",
     }
-    head = ["Case", *axes, *(["Mode"] if with_modes else []), "Workers", "Status", "Readings"]
+    short = [axis.rpartition(".")[2] for axis in axes]
+    shown = [axis if short.count(name) > 1 else name for axis, name in zip(axes, short, strict=True)]
+    head = ["Case", *shown, *(["Mode"] if with_modes else []), "Workers", "Status", "Readings"]
     head += [title for key in named for title in ([titles[key], "Spread"] if key == "events_per_s" else [titles[key]])]
     head += [titles[key] for key in memory] + (["Error of it"] if len(memory) == 2 else [])
     lines = []
@@ -61,7 +63,7 @@ def case_table(cases: Sequence[Case]) -> Table:
             line.append(number_cell(error, formats.MISSING if error is None else f"{100 * error:+.0f}%"))
         lines.append(tuple(line))
     text = "Medians over the repetitions; the spread is (largest - smallest) / median."
-    return Table("Cases", columns(*head, worded=("Mode", "Status", *axes)), tuple(lines), text)
+    return Table("Cases", columns(*head, worded=("Mode", "Status", *shown)), tuple(lines), text)
 
 
 def step_table(cases: Sequence[Case]) -> Table | None:
@@ -86,14 +88,20 @@ def failed_table(cases: Sequence[Case]) -> Table | None:
     return Table("Cases that did not go well", head, tuple(lines)) if failed else None
 
 
-def rows_table(rows: Sequence[Row]) -> Table | None:
-    """Rows of any shape: those that agree in all that is not a reading are one line of medians with their spread."""
+def grouped_rows(rows: Sequence[Row]) -> tuple[list[str], list[str], dict[tuple[str, ...], list[Row]]]:
+    """The columns that name what was read, those of the readings, and the rows of each thing that was read."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in (*REPEATS, *NOISE, *SAID)]
     measured = [key for key in keys if _is_measured(key, [row.get(key) for row in rows])]
     named = [key for key in keys if key not in measured]
     together: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         together.setdefault(tuple(formats.plain(row.get(key)) for key in named), []).append(row)
+    return named, measured, together
+
+
+def rows_table(rows: Sequence[Row]) -> Table | None:
+    """Rows of any shape: those that agree in all that is not a reading are one line of medians with their spread."""
+    named, measured, together = grouped_rows(rows)
     repeated = any(len(group) > 1 for group in together.values())
     head: list[Column] = [Column(key.replace("_", " "), True) for key in named] or [Column("row", True)]
     head += [Column("readings")] if repeated else []

@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part of a report, with its heading and whatever it holds, shown in the order of the fields."""
+    """One part of a report, with its heading and whatever it holds, shown in the order of the fields; `folded` opens on a click."""
 
     id: str
     title: str
@@ -59,6 +59,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     protocol: tuple[Row, ...] = ()
     groups: tuple[Group, ...] = ()
+    folded: tuple[Group, ...] = ()
     commands: tuple[str, ...] = ()
 
 

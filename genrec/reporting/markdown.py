@@ -35,7 +35,7 @@ def _section(section: Section) -> Iterator[str]:
         yield from _table(table)
     if section.protocol:
         yield _rows(section.protocol)
-    for group in section.groups:
+    for group in (*section.groups, *section.folded):
         yield f"### {group.title}"
         yield _rows(group.rows)
     if section.commands:

@@ -210,7 +210,7 @@ def _sentences(runs: Sequence[ReadRun], comparison: Comparison | None, refusal: 
     if timed:
         rate, fastest = max(timed, key=lambda entry: entry[0])
         slowest = min(rate for rate, _ in timed)
-        more = f", {formats.ratio(rate, slowest)} the slowest" if len(timed) > 1 else ""
+        more = f", {formats.ratio(rate, slowest)} the slowest" if slowest and rate > 1.05 * slowest else ""
         found.append(f"Fastest: `{fastest.name}` with {formats.count(rate)} events/s{more}.")
     if comparison is not None:
         metric = comparison.decisive
