@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from genrec.errors import ConfigError
 from genrec.reporting import formats
@@ -9,7 +10,7 @@ from genrec.reporting.bench_cases import OK, Case, is_training, training_cases
 from genrec.reporting.bench_tables import grouped_rows, value_text
 from genrec.reporting.diff import Diff, Side
 from genrec.reporting.sources import BenchSource
-from genrec.reporting.verdicts import ONE_READING, Change, direction_of, judged, measured, spoken
+from genrec.reporting.verdicts import ONE_READING, Change, Measured, direction_of, judged, measured, spoken
 
 TITLES = {"events_per_s": "events/s", "step_s": "step time", "peak_bytes": "peak memory"}
 
@@ -38,7 +39,7 @@ def diff_results(before: BenchSource, after: BenchSource, threshold: float, *, s
     changes = [change for name in old for change in _changes(name, old[name], new.get(name), threshold)]
     changes += [_one_sided(name, "new", new[name]) for name in new if name not in old]
     single = {change.subject for change in changes if change.verdict == ONE_READING}
-    judgeable = [c for c in changes if c.before is not None and c.after is not None and c.verdict != ONE_READING]
+    judgeable = [c for c in changes if isinstance(c.before, Measured) and c.verdict != ONE_READING]
     if strict and single and not judgeable:
         raise ConfigError(
             f"No case of {before.path} and {after.path} has two readings on both sides, so nothing tells a change from "
@@ -78,7 +79,7 @@ def _changes(name: str, old: _Subject, new: _Subject | None, threshold: float) -
         return
     if old.status != new.status:
         verdict = f"was {old.status}, now {new.status}"
-        yield Change(name, "status", None, None, old.status, new.status, verdict, is_regression=old.status == OK)
+        yield Change(name, "status", old.status, new.status, formats.number, verdict, is_regression=old.status == OK)
     for key in (key for key in old.readings if key in new.readings):
         before, after = measured(old.readings[key]), measured(new.readings[key])
         if before is None or after is None:
@@ -89,8 +90,7 @@ def _changes(name: str, old: _Subject, new: _Subject | None, threshold: float) -
             TITLES.get(key, key.replace("_", " ")),
             before,
             after,
-            value_text(key, before.value),
-            value_text(key, after.value),
+            partial(value_text, key),
             spoken(key, verdict),
             is_regression=verdict == "worse",
         )
@@ -99,4 +99,4 @@ def _changes(name: str, old: _Subject, new: _Subject | None, threshold: float) -
 def _one_sided(name: str, verdict: str, there: _Subject) -> Change:
     gone = verdict == "gone"
     before, after = (there.status, formats.MISSING) if gone else (formats.MISSING, there.status)
-    return Change(name, "status", None, None, before, after, verdict, is_regression=gone and there.status == OK)
+    return Change(name, "status", before, after, formats.number, verdict, is_regression=gone and there.status == OK)

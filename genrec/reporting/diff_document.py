@@ -11,7 +11,7 @@ from genrec.reporting import formats
 from genrec.reporting.diff import Diff
 from genrec.reporting.document import Cell, Document, Section, Table, columns, number_cell, words
 from genrec.reporting.tables import Group, Row
-from genrec.reporting.verdicts import ONE_READING, WITHIN_NOISE, Change, Measured, percent_change
+from genrec.reporting.verdicts import ONE_READING, WITHIN_NOISE, Change, percent_change
 
 
 def diff_document(diff: Diff) -> Document:
@@ -59,7 +59,7 @@ def diff_summary(diff: Diff) -> Shown:
         style = (
             "bold red" if change.is_regression else ("dim" if change.verdict in (WITHIN_NOISE, ONE_READING) else None)
         )
-        cells = (change.subject, change.what, change.text_before, change.text_after, percent_change(change))
+        cells = (change.subject, change.what, *change.texts, percent_change(change))
         table.add_row(*(Text(cell) for cell in (*cells, change.verdict)), style=style)
     changed = [f"{line}" for line in (*diff.settings, *diff.versions)]
     shown: list[Text | RichTable] = [Text(alert, style="bold red") for alert in machine_alert(diff)]
@@ -71,8 +71,8 @@ def _rule(diff: Diff) -> str:
     return (
         "A change counts when the intervals before and after do not overlap and it is over "
         f"{100 * diff.threshold:g}%; intervals run from the smallest to the largest reading, from eight readings on "
-        "they are the bootstrap's 95% of the median. Of runs: quality by the paired bootstrap over users, throughput by the "
-        "middle half of the log lines, peak memory by the threshold alone."
+        "they are the bootstrap's 95% of the median. Of runs: quality by the paired bootstrap over users, throughput "
+        "by the middle half of the log lines, peak memory by the threshold alone."
     )
 
 
@@ -89,30 +89,20 @@ def _figures(diff: Diff) -> tuple[Row, ...]:
 
 
 def _table(changes: Sequence[Change]) -> Table:
-    head = columns(
-        "Of", "What", "Before", "Interval", "After", "Interval", "Change", "Verdict", worded=("What", "Verdict")
-    )
-    return Table("", head, tuple(_line(change) for change in changes))
+    head = ("Of", "What", "Verdict", "Change", "Before", "After", "Interval before", "Interval after")
+    return Table("", columns(*head, worded=("What", "Verdict")), tuple(_line(change) for change in changes))
 
 
 def _line(change: Change) -> tuple[Cell, ...]:
-    before, after = change.before, change.after
+    values = zip(change.values, change.texts, strict=True)
     return (
         words(change.subject),
         words(change.what),
-        number_cell(None if before is None else before.value, change.text_before),
-        words(_interval(before)),
-        number_cell(None if after is None else after.value, change.text_after),
-        words(_interval(after)),
-        number_cell(change.relative, percent_change(change)),
         Cell(change.verdict, strong=change.is_regression),
+        number_cell(change.relative, percent_change(change)),
+        *(number_cell(value, text) for value, text in values),
+        *(words(interval) for interval in change.intervals),
     )
-
-
-def _interval(found: Measured | None) -> str:
-    if found is None or found.count < 2:
-        return formats.MISSING
-    return f"{formats.number(found.low)} to {formats.number(found.high)}"
 
 
 def _differences(id: str, title: str, lines: Sequence[str]) -> Section:

@@ -57,8 +57,7 @@ def _quality(old: ReadRun, new: ReadRun, *, strict: bool) -> tuple[list[Change],
                 formats.metric_name(name),
                 before,
                 after,
-                formats.metric(before.value),
-                formats.metric(after.value),
+                formats.metric,
                 QUALITY.get(found.verdict, found.verdict),
                 is_regression=name == comparison.decisive and found.verdict == "worse beyond noise",
             )
@@ -71,9 +70,8 @@ def _throughput(old: ReadRun, new: ReadRun, threshold: float) -> Change | None:
     if before is None or after is None:
         return None
     verdict = judged(before, after, threshold, "up")
-    texts = formats.count(before.value), formats.count(after.value)
     said = spoken("events_per_s", verdict)
-    return Change("throughput", "events/s", before, after, *texts, said, is_regression=verdict == "worse")
+    return Change("throughput", "events/s", before, after, formats.count, said, is_regression=verdict == "worse")
 
 
 def _memory(old: ReadRun, new: ReadRun, threshold: float) -> Change | None:
@@ -84,5 +82,6 @@ def _memory(old: ReadRun, new: ReadRun, threshold: float) -> Change | None:
     before, after = (Measured(peak, peak, peak, 1) for peak in peaks)
     verdict = beyond_threshold(before, after, threshold, "down")
     said = spoken("memory_bytes", verdict)
-    texts = formats.num_bytes(before.value), formats.num_bytes(after.value)
-    return Change("memory", "peak, first worker", before, after, *texts, said, is_regression=verdict == "worse")
+    return Change(
+        "memory", "peak, first worker", before, after, formats.num_bytes, said, is_regression=verdict == "worse"
+    )

@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part of a report, with its heading and whatever it holds, shown in the order of the fields; `folded` opens on a click."""
+    """One part of a report: a heading and what is below it, in the order of the fields; `folded` opens on a click."""
 
     id: str
     title: str

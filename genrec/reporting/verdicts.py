@@ -1,6 +1,6 @@
 """Whether a number has changed, or is only noise: two sets of readings, their intervals, and a threshold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,32 +29,51 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of a difference; `before` or `after` is None where there was no number.
-
-    `text_before` and `text_after` are the numbers with their unit.
-    """
+    """One line of a difference: a number before and after, or a word, as the status of a case."""
 
     subject: str
     what: str
-    before: Measured | None
-    after: Measured | None
-    text_before: str
-    text_after: str
+    before: Measured | str
+    after: Measured | str
+    show: Callable[[float], str]
     verdict: str
     is_regression: bool = False
 
     @property
+    def values(self) -> tuple[float | None, float | None]:
+        """The numbers before and after; None for a word."""
+        before, after = (side.value if isinstance(side, Measured) else None for side in (self.before, self.after))
+        return before, after
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """What was before and after, with its unit."""
+        before, after = (side if isinstance(side, str) else self.show(side.value) for side in (self.before, self.after))
+        return before, after
+
+    @property
+    def intervals(self) -> tuple[str, str]:
+        """The intervals before and after, a dash where the noise is not known."""
+        before, after = (
+            f"{self.show(side.low)} to {self.show(side.high)}"
+            if isinstance(side, Measured) and side.count > 1
+            else formats.MISSING
+            for side in (self.before, self.after)
+        )
+        return before, after
+
+    @property
     def relative(self) -> float | None:
         """After / before - 1; None when one of them is missing or zero."""
-        if self.before is None or self.after is None or not self.before.value:
-            return None
-        return self.after.value / self.before.value - 1
+        before, after = self.values
+        return after / before - 1 if before and after is not None else None
 
     @property
     def sentence(self) -> str:
         """The change on one line."""
         change = "" if self.relative is None else f" ({100 * self.relative:+.1f}%)"
-        return f"{self.subject}: {self.what} {self.text_before} -> {self.text_after}{change}: {self.verdict}"
+        before, after = self.texts
+        return f"{self.subject}: {self.what} {before} -> {after}{change}: {self.verdict}"
 
 
 def measured(readings: Sequence[float]) -> Measured | None:
