@@ -17,7 +17,8 @@ class Case:
     """All repetitions of one case in one mode.
 
     `axes` are the settings that the benchmark varied, by their dotted names; `status` is the worst of the repetitions,
-    and `error` what it said; `values` hold what was read, by the key of the row, over the repetitions that went well.
+    and `error` what it said; `mfu_of` says of what rate the model FLOPs utilisation is a part; `values` hold what was
+    read, by the key of the row, over the repetitions that went well.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Case:
     workers: int | None
     status: str
     error: str
+    mfu_of: str
     values: dict[str, Summary]
     readings: dict[str, tuple[float, ...]]
 
@@ -83,6 +85,7 @@ def _case(name: str, mode: str, rows: Sequence[Row]) -> Case:
         workers=None if workers is None else int(workers),
         status=str(bad[0].get("status") or "failed") if bad else OK,
         error=str(bad[0].get("error") or "") if bad else "",
+        mfu_of=next((str(row["mfu_of"]) for row in good if row.get("mfu_of")), ""),
         values={key: total for key, values in readings.items() if (total := summarize(values)) is not None},
         readings=readings,
     )

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+import yaml
+
 from genrec.bench.result import Result
 from genrec.reporting import formats, tables
 from genrec.reporting.bench_cases import is_training, training_cases
@@ -71,10 +73,27 @@ def commands(result: Result) -> tuple[str, ...]:
     first = [f"git checkout {commit}"] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
     if result.commit.endswith("-dirty"):
         first[-1:] = [f"{first[-1]}    # and the changes that were not committed"] if first else []
-    command = result.config.get("command") or result.machine.get("command")
+    command = result.config.get("command")
     if isinstance(command, list):
         command = " ".join(str(part) for part in command)
-    return (*first, str(command) if command else f"python benchmarks/{result.name}.py    # its options: settings above")
+    if command:
+        return (*first, str(command))
+    if is_training(result) and {"base", "axes"} <= result.config.keys():
+        return (*first, *_matrix_commands(result))
+    return (*first, f"python benchmarks/{result.name}.py    # its options: the settings above")
+
+
+def _matrix_commands(result: Result) -> list[str]:
+    """The matrix that `genrec bench` has echoed into its result, as a file, and the command that measures it."""
+    matrix = {key: value for key, value in result.config.items() if key != "launcher" and value not in (None, [], {})}
+    file, launcher = f"{result.name}.yaml", result.config.get("launcher")
+    text = yaml.safe_dump(matrix, sort_keys=False, default_flow_style=None, width=100).rstrip()
+    return [
+        f"cat > {file} <<'END'",
+        text,
+        "END",
+        f"genrec bench {file}" + (f" --launcher {launcher}" if launcher else ""),
+    ]
 
 
 def busy_alert(result: Result) -> list[str]:

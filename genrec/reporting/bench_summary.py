@@ -64,7 +64,7 @@ def _fastest_sentence(cases: Sequence[Case]) -> str:
         return ""
     found = best.values["events_per_s"]
     mfu = best.median("mfu")
-    utilisation = f", {formats.percent(mfu)} of the processor's peak" if mfu is not None else ""
+    utilisation = "" if mfu is None else f", MFU {formats.percent(mfu)} {best.mfu_of}".rstrip()
     return f"Fastest: `{best.name}` with {formats.count(found.median)} events/s ({readings(found)}){utilisation}."
 
 

@@ -19,7 +19,8 @@ def value_text(key: str, value: float | None) -> str:
     if key.endswith("_per_s") or "_per_" in key:
         return formats.number(value)
     if key.endswith("_s") or key == "seconds":
-        return formats.seconds(value)
+        short = value is not None and 0 < abs(value) < 1
+        return f"{formats.number(1e3 * (value or 0.0), 3)} ms" if short else formats.seconds(value)
     if key.endswith("_bytes"):
         return formats.num_bytes(value)
     return formats.percent(value) if key == "mfu" or key.endswith("_fraction") else formats.number(value)

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from genrec.bench.result import Row
 from genrec.errors import ConfigError
 from genrec.reporting import formats
-from genrec.reporting.bench_cases import OK, Case, is_training, training_cases
+from genrec.reporting.bench_cases import OK, Case, is_training, reading, training_cases
 from genrec.reporting.bench_tables import grouped_rows, value_text
 from genrec.reporting.diff import Diff, Side
 from genrec.reporting.sources import BenchSource
@@ -58,13 +59,18 @@ def _subjects(source: BenchSource) -> dict[str, _Subject]:
     if is_training(source.result):
         return {case.label: _training_subject(case) for case in training_cases(source.result.rows)}
     named, measured_keys, groups = grouped_rows(source.result.rows)
-    found = {}
+    together: dict[str, list[Row]] = {}
     for key, rows in groups.items():
         label = ", ".join(value for name, value in zip(named, key, strict=True) if name != "status") or "all rows"
-        statuses = [str(row["status"]) for row in rows if row.get("status") not in (None, OK)]
-        values = {name: [float(row[name]) for row in rows if row.get(name) is not None] for name in measured_keys}  # type: ignore[arg-type]
-        found[label] = _Subject(statuses[0] if statuses else OK, values)
-    return found
+        together.setdefault(label, []).extend(rows)
+    return {label: _subject(rows, measured_keys) for label, rows in together.items()}
+
+
+def _subject(rows: Sequence[Row], measured_keys: Sequence[str]) -> _Subject:
+    good = [row for row in rows if row.get("status") in (None, OK)]
+    bad = [str(row["status"]) for row in rows if row.get("status") not in (None, OK)]
+    values = {key: [value for row in good if (value := reading(row.get(key))) is not None] for key in measured_keys}
+    return _Subject(bad[0] if bad else OK, values)
 
 
 def _training_subject(case: Case) -> _Subject:

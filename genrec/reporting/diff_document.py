@@ -13,6 +13,8 @@ from genrec.reporting.document import Cell, Document, Section, Table, columns, n
 from genrec.reporting.tables import Group, Row
 from genrec.reporting.verdicts import ONE_READING, WITHIN_NOISE, Change, percent_change
 
+MAX_NAMED = 12  # changes in the summary
+
 
 def diff_document(diff: Diff) -> Document:
     """The report: verdicts first, then every number, then what was set and installed otherwise."""
@@ -35,7 +37,9 @@ def summary(diff: Diff) -> list[str]:
     others = [c for c in diff.changes if c.verdict not in (WITHIN_NOISE, ONE_READING) and not c.is_regression]
     quiet = sum(change.verdict == WITHIN_NOISE for change in diff.changes)
     head = [f"{_number(len(regressions), 'regression')}; {_number(quiet, 'number')} within noise."]
-    return [*head, *(change.sentence for change in (*regressions, *others))]
+    named = [change.sentence for change in (*regressions, *others)]
+    more = [f"And {len(named) - MAX_NAMED} more, in the table."] if len(named) > MAX_NAMED else []
+    return [*head, *named[:MAX_NAMED], *more]
 
 
 def machine_alert(diff: Diff) -> list[str]:

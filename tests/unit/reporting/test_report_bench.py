@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from fabricated_bench import MACHINE, other_rows, result_of, training_rows, write_bench
 from html_page import Page, check_accessible, check_self_contained
 from typer.testing import CliRunner
@@ -45,6 +46,7 @@ def test_the_summary_is_computed_from_the_cases() -> None:
     said = training_summary(cases)
     rates = [row["events_per_s"] for row in training_rows() if row["case"] == "zero0-4w"]
     assert f"Fastest: `zero0-4w` with {sorted(rates)[1]:,.0f} events/s (3 readings within" in said[0]
+    assert said[0].endswith("MFU 21% measured matmul rate.")
     assert "4 workers have 3.48 times the throughput of 1 (zero_stage 0): 87% scaling efficiency" in said[1]
     assert "ZeRO-3 needs 43% less memory than ZeRO-0 with 4 workers: 249 MiB instead of 440 MiB" in said[2]
     assert "The predicted memory is off by 5.8% in the median of 12 cases" in said[3]
@@ -169,6 +171,13 @@ def test_commands_name_the_commit() -> None:
     assert commands(result_of([], commit="unknown", config={}))[0].startswith("python benchmarks/training.py")
     dirty = commands(result_of([], commit="4c5f88e534a3-dirty", config={"command": ["genrec", "bench", "m.yaml"]}))
     assert dirty == ("git checkout 4c5f88e534a3    # and the changes that were not committed", "genrec bench m.yaml")
+
+
+def test_a_matrix_is_written_out_to_be_measured_again() -> None:
+    config = {"base": {"name": "x", "seed": 1}, "axes": {"engine.zero_stage": [0, 1]}, "cases": {}, "launcher": "local"}
+    *_, file, text, end, command = commands(result_of(training_rows(1), config=config))
+    assert (file, end, command) == ("cat > training.yaml <<'END'", "END", "genrec bench training.yaml --launcher local")
+    assert yaml.safe_load(text) == {"base": config["base"], "axes": config["axes"]}
 
 
 def test_a_busy_machine_is_said(tmp_path: Path) -> None:

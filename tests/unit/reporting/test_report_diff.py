@@ -122,6 +122,16 @@ def test_results_of_any_shape_are_compared_by_their_units(base: Path) -> None:
         diff(base, first)
 
 
+def test_rows_of_any_shape_may_fail(base: Path) -> None:
+    rows: list[Row] = [{"side": "a", "status": "ok", "wall_s": 1.0 + n / 100} for n in range(3)]
+    first = write_bench(base.with_name("p1.json"), rows, "prepare")
+    failed: list[Row] = [*rows[:2], {"side": "a", "status": "killed", "wall_s": None}]
+    second = write_bench(base.with_name("p2.json"), failed, "prepare")
+    found = diff(first, second)
+    assert [change.sentence for change in found.regressions] == ["a: status ok -> killed: was ok, now killed"]
+    assert found.changes[1].verdict == "within noise"
+
+
 def test_a_difference_needs_two_of_one_kind(base: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", complete_records()).root
     for paths in ((base,), (base, run), (base, base)):
@@ -196,6 +206,7 @@ def test_a_difference_is_a_page_and_markdown(base: Path, tmp_path: Path) -> None
     check_self_contained(page, with_script=True)
     check_accessible(page)
     assert "12 regressions; 12 numbers within noise." in page.text
+    assert "more, in the table" not in page.text
     assert "Settings The same on both sides." in page.text
     assert "| commit | '4c5f88e534a3' -> 'feedbeef' |" in markdown.read_text()
 
