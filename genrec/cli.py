@@ -20,6 +20,7 @@ from genrec.cli_bench import bench
 from genrec.cli_checkpoints import checkpoints
 from genrec.cli_compare import compare
 from genrec.cli_plan import plan
+from genrec.cli_report import report
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
 from genrec.errors import ConfigError, GenrecError, full_disk
@@ -222,16 +223,7 @@ app.command()(checkpoints)
 app.command()(compare)
 app.command()(plan)
 app.command()(bench)
-
-
-@app.command()
-def report(runs: Annotated[list[Path], typer.Argument(help="run directories", show_default=False)]) -> None:
-    """Write one self-contained HTML page for each run."""
-    from genrec.reporting.run_report import write_report
-
-    for run in runs:
-        directory, _ = open_run(run)
-        console.print(f"Report: {write_report(directory)}", highlight=False)
+app.command()(report)
 
 
 @app.command()
