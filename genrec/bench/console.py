@@ -25,24 +25,26 @@ def result_table(result: Result) -> Table:
     table.add_column("mode", no_wrap=True)
     for column in ("ok", "events/s", "step ms", "peak MiB", "MFU"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("bottleneck", overflow="fold", min_width=7)
     for case, medians in result.medians.items():
         for mode, found in medians.items():
             if mode == "bottleneck":
                 continue
             rate = found.get("events_per_s")
             table.add_row(
-                escape(case),
+                _title(case, medians["bottleneck"]) if mode == next(iter(medians)) else "",
                 mode,
                 f"{found['ok']}/{found['of']}",
                 "" if rate is None else f"{rate['median']:,.0f}{_spread(rate)}",
                 _shown(found, "step_s", 1_000, "{:,.1f}"),
                 _shown(found, "peak_bytes", 2**-20, "{:,.0f}"),
                 _shown(found, "mfu", 100, "{:.1f}%"),
-                medians["bottleneck"] or "",
                 end_section=mode == list(medians)[-2],  # the bottleneck comes after the modes
             )
     return table
+
+
+def _title(case: str, bottleneck: str | None) -> str:
+    return escape(case) + (f"\n[dim]limit: {bottleneck}[/]" if bottleneck else "")
 
 
 def _spread(rate: dict[str, float]) -> str:
