@@ -80,10 +80,16 @@ def test_auto_avoids_what_does_not_fit(config: Callable[..., ExperimentConfig], 
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_nearest_that_does(
-    config: Callable[..., ExperimentConfig], have: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., ExperimentConfig],
+    have: Callable[[float], None],
+    write_prepared: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    one = config("batch.tokens_per_step=65536", "batch.micro_batches_per_step=1", "model.dim=64", "model.num_layers=4")
+    many = write_prepared(tmp_path / "many", [list(range(1, 21))] * 1_000, num_items=30)
+    batch = ("batch.tokens_per_step=16384", "batch.micro_batches_per_step=1")
+    one = config(f"data.prepared={many}", *batch, "model.dim=256", "model.num_layers=8")
     manifest = load_manifest(one.data.prepared)
     fit.check_memory(one, manifest, "local")  # an ordinary machine has room
     options = choose.make_plan(one, choose.read_windows(one), choose.this_machine(one, measure=False)).options
