@@ -26,8 +26,8 @@ def tune(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
     """Search for good settings, or go on with a sweep; prepares the data set when that has not been done."""
-    from genrec.data.prepare import ensure_prepared
     from genrec.data.manifest import load_manifest
+    from genrec.data.prepare import ensure_prepared
     from genrec.tuning.config import load_sweep
     from genrec.tuning.sweep import check_sweep
     from genrec.tuning.sweep import tune as run

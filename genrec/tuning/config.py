@@ -66,9 +66,7 @@ class OptunaSearch(Section):
     startup_trials: int = Field(8, ge=1, description="random trials before it begins to learn")
 
 
-Searcher = Annotated[
-    RandomSearch | GridSearch | OptunaSearch, Field(discriminator="name"), kind_by_default("random")
-]
+Searcher = Annotated[RandomSearch | GridSearch | OptunaSearch, Field(discriminator="name"), kind_by_default("random")]
 
 
 class NoScheduler(Section):
@@ -116,7 +114,9 @@ class BudgetConfig(Section):
     hours: float | None = Field(None, gt=0, description="hours of the command, over all its starts")
     worker_hours: float | None = Field(None, gt=0, description="hours of all workers of all trials")
     retries: int = Field(1, ge=0, description="times a trial is started again after it has failed")
-    price_per_worker_hour: float | None = Field(None, ge=0, description="what an hour of one worker costs, for the report")
+    price_per_worker_hour: float | None = Field(
+        None, ge=0, description="what an hour of one worker costs, for the report"
+    )
 
 
 class SweepConfig(Section):
@@ -158,7 +158,9 @@ class SweepConfig(Section):
                 "cannot tell which trials to end; use scheduler: {name: none}, or one metric"
             )
         if self.searcher.name != "grid" and self.budget.trials is None:
-            raise ValueError(f"budget.trials is required with searcher {self.searcher.name}; add budget: {{trials: 16}}")
+            raise ValueError(
+                f"budget.trials is required with searcher {self.searcher.name}; add budget: {{trials: 16}}"
+            )
         if self.scheduler.name == "pbt" and self.searcher.name != "random":
             raise ValueError(
                 f"scheduler pbt draws its population at random, and searcher is {self.searcher.name}; leave it out"

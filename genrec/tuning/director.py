@@ -1,7 +1,7 @@
 """Keeps the books of a sweep: which trial comes next, what became of each, what they cost, and when the budget ends.
 
-There is no Ray here. `ray_sweep.py` asks for the next trial and tells what happened; everything is in files, so a killed
-command goes on from them.
+There is no Ray here. `ray_sweep.py` asks for the next trial and tells what happened; everything is in files, so a
+killed command goes on from them.
 """
 
 import time
@@ -21,9 +21,7 @@ MAX_REJECTED = 200
 class Director:
     """One sweep under way."""
 
-    def __init__(
-        self, folder: SweepDir, spec: SweepConfig, sweep: Sweep, gate: Gate, proposer: Proposer
-    ) -> None:
+    def __init__(self, folder: SweepDir, spec: SweepConfig, sweep: Sweep, gate: Gate, proposer: Proposer) -> None:
         self.folder = folder
         self.spec = spec
         self.sweep = sweep

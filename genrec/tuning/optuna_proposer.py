@@ -30,7 +30,8 @@ class OptunaProposer:
         self.sweep = sweep
         self.base = base
         self._optuna = optuna
-        directions = ["maximize" if mode == "max" else "minimize" for mode in sweep.modes]
+        direction = optuna.study.StudyDirection
+        directions = [direction.MAXIMIZE if mode == "max" else direction.MINIMIZE for mode in sweep.modes]
         self._study = optuna.create_study(directions=directions)
 
     def propose(self, number: int) -> Params | None:

@@ -26,7 +26,7 @@ MOST_EPOCHS = 1_000
 """The last rung where the base says steps, not epochs."""
 
 
-class _MedianStopping(MedianStoppingRule):
+class _MedianStopping(MedianStoppingRule):  # type: ignore[misc]
     """Ray's rule, which would take a trial that failed before its first validation for a result."""
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ def remind(scheduler: TrialScheduler, trials: Sequence[Trial]) -> None:
         return
     if isinstance(scheduler, PopulationBasedTraining):
         return  # those that are done are no part of the population any more
-    controller = SimpleNamespace(get_live_trials=lambda: [])
+    controller = SimpleNamespace(get_live_trials=list)
     for trial in trials:
         if not trial.progress.history:
             continue

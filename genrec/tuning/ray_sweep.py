@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from ray.tune.search import Searcher
 
 from genrec.cluster.resources import DATA_CPUS
 from genrec.config import ExperimentConfig
+from genrec.errors import ConfigError
 from genrec.tuning.director import Director, describe_failure
 from genrec.tuning.ray_schedulers import remind, scheduler_of
 from genrec.tuning.ray_trial import TrialJob, run_trial
 from genrec.tuning.records import DONE, Trial
 from genrec.tuning.room import concurrency, need_of
+from genrec.tuning.space import config_with
 
 _TRIAL = {"memory": 2.0**20}
 """What a trial's own process reserves, besides its workers: something, because Ray refuses nothing at all. No CPU: the
@@ -95,15 +98,10 @@ def run_sweep(director: Director, base: ExperimentConfig, job: TrialJob, show: C
 
 def _concurrency(director: Director, base: ExperimentConfig) -> int:
     """Trials at a time; every need that the space can ask for counts, so that a later trial finds room as well."""
-    from itertools import islice, product
-
     keys = {key: d for key, d in director.spec.space.items() if key.startswith(("cluster.", "evaluation.validation"))}
     configs = [base]
     choices = [d.choice or list(d.integer or d.uniform or d.log_uniform or ()) for d in keys.values()]
     for values in islice(product(*choices), 1_000):
-        from genrec.errors import ConfigError
-        from genrec.tuning.space import config_with
-
         try:
             configs.append(config_with(director.gate.base, dict(zip(keys, values, strict=True)), "a trial"))
         except ConfigError:
@@ -127,7 +125,7 @@ class _Unpickled:
         return {}
 
 
-class _Asking(_Unpickled, Searcher):
+class _Asking(_Unpickled, Searcher):  # type: ignore[misc]
     """Tune asks for the next trial."""
 
     def __init__(self, director: Director) -> None:
@@ -150,7 +148,7 @@ class _Asking(_Unpickled, Searcher):
         """Nothing: see the module."""
 
 
-class _Telling(_Unpickled, Callback):
+class _Telling(_Unpickled, Callback):  # type: ignore[misc]
     """Tune tells what happened to trials."""
 
     def __init__(self, director: Director, show: Callable[[], None]) -> None:
@@ -180,7 +178,7 @@ class _Telling(_Unpickled, Callback):
             self._director.ended(found, error)
 
 
-class _Budget(_Unpickled, Stopper):
+class _Budget(_Unpickled, Stopper):  # type: ignore[misc]
     """Ends all trials when the budget is used up."""
 
     def __init__(self, director: Director) -> None:

@@ -202,4 +202,3 @@ def _take_over(job: TrialJob, trial: str, asked: dict[str, Any], account: Accoun
     progress.life, progress.params = life, asked["params"]
     progress.took_over.append({"from": donor.name, "step": step, "params": asked["params"], "time_s": time.time()})
     account.write()
-

@@ -1,12 +1,12 @@
 """What a sweep writes down. Each file has one writer, and every file is replaced in one step.
 
-    SWEEP/
-      sweep.yaml          the sweep, as it was first started, with its base config: written once
-      sweep.json          all trials, their metrics, costs and errors: written by the command, read by the report
-      best.yaml           the config of the best trial, for `genrec train`
-      progress/0003.json  one trial's own account: written by the trial
-      trials/0003/        the run directory of trial 3; 0003-1, 0003-2, ... after it took over another's checkpoint
-      retrained/          a sweep of its own: `genrec tune --retrain-best`
+SWEEP/
+  sweep.yaml          the sweep, as it was first started, with its base config: written once
+  sweep.json          all trials, their metrics, costs and errors: written by the command, read by the report
+  best.yaml           the config of the best trial, for `genrec train`
+  progress/0003.json  one trial's own account: written by the trial
+  trials/0003/        the run directory of trial 3; 0003-1, 0003-2, ... after it took over another's checkpoint
+  retrained/          a sweep of its own: `genrec tune --retrain-best`
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a trial has reached, read from its run directory: metric lines become a history, evaluations become intervals."""
+"""What a trial has reached, from its run directory: metric lines become a history, an evaluation becomes intervals."""
 
 import json
 import math

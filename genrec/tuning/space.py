@@ -167,8 +167,10 @@ def check_space(sweep: SweepConfig, base: Mapping[str, Any], num_draws: int = 64
                     f"space.{key}.when names {condition}, which must be a setting of the base config, or one of the "
                     "space that stands before it; put it there."
                 )
-    samples = grid(sweep, base)[:1_000] if sweep.searcher.name == "grid" else list(
-        itertools.islice(draws(sweep, base), num_draws)
+    samples = (
+        grid(sweep, base)[:1_000]
+        if sweep.searcher.name == "grid"
+        else list(itertools.islice(draws(sweep, base), num_draws))
     )
     problems: dict[str, str] = {}
     works: set[str] = set()
