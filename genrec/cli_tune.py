@@ -11,6 +11,10 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from genrec.errors import ConfigError
+
+from genrec.errors import ConfigError
+
 if TYPE_CHECKING:
     from genrec.tuning.sweep import Show, Told
 
@@ -23,21 +27,41 @@ def tune(
         list[str] | None, typer.Argument(help="sweep_setting=value, as budget.trials=32", show_default=False)
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="delete the sweep of this name first")] = False,
+    retrain_best: Annotated[
+        int | None, typer.Option(min=1, help="train so many of the best configs again, with fresh seeds, and the base")
+    ] = None,
+    retrain_seeds: Annotated[int, typer.Option(min=1, help="fresh seeds for each of them")] = 3,
+    retrain_best: Annotated[
+        int | None, typer.Option(min=1, help="train so many of the best configs again, with fresh seeds, and the base")
+    ] = None,
+    retrain_seeds: Annotated[int, typer.Option(min=1, help="fresh seeds for each of them")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
     """Search for good settings, or go on with a sweep; prepares the data set when that has not been done."""
     from genrec.data.manifest import load_manifest
     from genrec.data.prepare import ensure_prepared
     from genrec.tuning.config import load_sweep
+    from genrec.tuning.retrain import retrain_best as again
+    from genrec.tuning.retrain import retrain_best as again
     from genrec.tuning.sweep import check_sweep
     from genrec.tuning.sweep import tune as run
 
+    if retrain_best is not None and fresh:
+        raise ConfigError("--fresh deletes the sweep that --retrain-best takes its configs from; give one of them.")
+    if retrain_best is not None and fresh:
+        raise ConfigError("--fresh deletes the sweep that --retrain-best takes its configs from; give one of them.")
     spec, base = load_sweep(file, overrides)
     check_sweep(spec, base)
     ensure_prepared(base.data, lambda *_: None, None)
     manifest = load_manifest(base.data.prepared)
     with _watching(spec.metrics[0], quiet=as_json) as (show, told):
-        sweep = run(spec, base, manifest, show, told, fresh=fresh)
+        if retrain_best is None:
+            if retrain_best is None:
+            sweep = run(spec, base, manifest, show, told, fresh=fresh)
+        else:
+            sweep = again(spec, base, manifest, retrain_best, retrain_seeds, (show, told))
+        else:
+            sweep = again(spec, base, manifest, retrain_best, retrain_seeds, (show, told))
     if as_json:
         print(json.dumps(asdict(sweep)))
         return

@@ -4,6 +4,7 @@ The sampler of trial n is seeded with (seed, n), so its settings follow from the
 not from how often the command was started.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,9 +43,11 @@ class OptunaProposer:
             return base_params(self.sweep, self.base)
         startup = self.sweep.searcher.startup_trials if isinstance(self.sweep.searcher, OptunaSearch) else 8
         seed = int(np.random.SeedSequence([self.sweep.seed, number]).generate_state(1)[0])
-        self._study.sampler = self._optuna.samplers.TPESampler(
-            n_startup_trials=startup, seed=seed, multivariate=True, group=True, warn_independent_sampling=False
-        )
+        with warnings.catch_warnings():  # grouping is marked experimental; it is what makes conditions work
+            warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = self._optuna.samplers.TPESampler(
+                n_startup_trials=startup, seed=seed, multivariate=True, group=True
+            )
         trial = self._study.ask()
         params: Params = {}
         for key, domain in self.sweep.space.items():

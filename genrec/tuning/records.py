@@ -78,6 +78,8 @@ class Trial:
     """95% intervals over users of its best model's validation metrics; only of finished trials."""
     test: dict[str, float] = field(default_factory=dict)
     price: float | None = None
+    group: str | None = None
+    """In a retraining: the trial whose config it has, or `base`."""
 
     @property
     def id(self) -> str:
