@@ -13,8 +13,6 @@ from rich.live import Live
 
 from genrec.errors import ConfigError
 
-from genrec.errors import ConfigError
-
 if TYPE_CHECKING:
     from genrec.tuning.sweep import Show, Told
 
@@ -31,10 +29,6 @@ def tune(
         int | None, typer.Option(min=1, help="train so many of the best configs again, with fresh seeds, and the base")
     ] = None,
     retrain_seeds: Annotated[int, typer.Option(min=1, help="fresh seeds for each of them")] = 3,
-    retrain_best: Annotated[
-        int | None, typer.Option(min=1, help="train so many of the best configs again, with fresh seeds, and the base")
-    ] = None,
-    retrain_seeds: Annotated[int, typer.Option(min=1, help="fresh seeds for each of them")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
     """Search for good settings, or go on with a sweep; prepares the data set when that has not been done."""
@@ -42,12 +36,9 @@ def tune(
     from genrec.data.prepare import ensure_prepared
     from genrec.tuning.config import load_sweep
     from genrec.tuning.retrain import retrain_best as again
-    from genrec.tuning.retrain import retrain_best as again
     from genrec.tuning.sweep import check_sweep
     from genrec.tuning.sweep import tune as run
 
-    if retrain_best is not None and fresh:
-        raise ConfigError("--fresh deletes the sweep that --retrain-best takes its configs from; give one of them.")
     if retrain_best is not None and fresh:
         raise ConfigError("--fresh deletes the sweep that --retrain-best takes its configs from; give one of them.")
     spec, base = load_sweep(file, overrides)
@@ -56,10 +47,7 @@ def tune(
     manifest = load_manifest(base.data.prepared)
     with _watching(spec.metrics[0], quiet=as_json) as (show, told):
         if retrain_best is None:
-            if retrain_best is None:
             sweep = run(spec, base, manifest, show, told, fresh=fresh)
-        else:
-            sweep = again(spec, base, manifest, retrain_best, retrain_seeds, (show, told))
         else:
             sweep = again(spec, base, manifest, retrain_best, retrain_seeds, (show, told))
     if as_json:
@@ -69,7 +57,11 @@ def tune(
         from genrec.tuning.table import sweep_table
 
         console.print(sweep_table(sweep))
-    console.print(f"Sweep: {spec.root}; its best config: {spec.root / 'best.yaml'}", highlight=False)
+    from genrec.reporting.sweep_report import write_sweep_report
+
+    page = write_sweep_report(spec.root)
+    best = f"; its best config: {spec.root / 'best.yaml'}" if sweep.best is not None else ""
+    console.print(f"Sweep: {spec.root}{best}; report: {page}", highlight=False)
 
 
 @contextmanager
