@@ -33,7 +33,8 @@ class OptunaProposer:
         self._optuna = optuna
         direction = optuna.study.StudyDirection
         directions = [direction.MAXIMIZE if mode == "max" else direction.MINIMIZE for mode in sweep.modes]
-        self._study = optuna.create_study(directions=directions)
+        self._directions = directions
+        self._learned: dict[int, Any] = {}
 
     def propose(self, number: int) -> Params | None:
         """See `Proposer`."""
@@ -43,12 +44,13 @@ class OptunaProposer:
             return base_params(self.sweep, self.base)
         startup = self.sweep.searcher.startup_trials if isinstance(self.sweep.searcher, OptunaSearch) else 8
         seed = int(np.random.SeedSequence([self.sweep.seed, number]).generate_state(1)[0])
+        study = self.study()
         with warnings.catch_warnings():  # grouping is marked experimental; it is what makes conditions work
             warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = self._optuna.samplers.TPESampler(
+            study.sampler = self._optuna.samplers.TPESampler(
                 n_startup_trials=startup, seed=seed, multivariate=True, group=True
             )
-        trial = self._study.ask()
+        trial = study.ask()
         params: Params = {}
         for key, domain in self.sweep.space.items():
             if is_active(domain, params, self.base):
@@ -64,14 +66,18 @@ class OptunaProposer:
         if any(value is None or not _holds(self.sweep.space[key], value) for key, value in stored.items()):
             return
         state = self._optuna.trial.TrialState
-        self._study.add_trial(
-            self._optuna.trial.create_trial(
-                params=stored,
-                distributions=distributions,
-                values=None if outcome.values is None else list(outcome.values),
-                state=state.FAIL if outcome.values is None else state.COMPLETE,
-            )
+        self._learned[number] = self._optuna.trial.create_trial(
+            params=stored,
+            distributions=distributions,
+            values=None if outcome.values is None else list(outcome.values),
+            state=state.FAIL if outcome.values is None else state.COMPLETE,
         )
+
+    def study(self) -> Any:
+        """A study of what has been learned, in the order of the trials' numbers, whenever they ended."""
+        study = self._optuna.create_study(directions=self._directions)
+        study.add_trials([self._learned[number] for number in sorted(self._learned)])
+        return study
 
 
 def importances(sweep: SweepConfig, outcomes: list[Outcome]) -> dict[str, float]:
@@ -89,7 +95,7 @@ def importances(sweep: SweepConfig, outcomes: list[Outcome]) -> dict[str, float]
     for number, outcome in enumerate(outcomes):
         if outcome.values is not None:
             proposer.learn(number, Outcome(outcome.params, outcome.values[:1]))
-    study = proposer._study
+    study = proposer.study()
     if len(study.trials) < 4:
         return {}
     try:

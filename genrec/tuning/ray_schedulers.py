@@ -59,10 +59,8 @@ def scheduler_of(sweep: SweepConfig, base: ExperimentConfig) -> TrialScheduler:
 
 def remind(scheduler: TrialScheduler, trials: Sequence[Trial]) -> None:
     """Tells a scheduler of trials that were done before this start, in its own words, so that it compares with them."""
-    if isinstance(scheduler, FIFOScheduler) and not isinstance(scheduler, MedianStoppingRule):
-        return
-    if isinstance(scheduler, PopulationBasedTraining):
-        return  # those that are done are no part of the population any more
+    if type(scheduler) is FIFOScheduler or isinstance(scheduler, PopulationBasedTraining):
+        return  # the one compares nothing; of a population, those that are done are no part any more
     controller = SimpleNamespace(get_live_trials=list)
     for trial in trials:
         if not trial.progress.history:

@@ -172,23 +172,30 @@ def check_space(sweep: SweepConfig, base: Mapping[str, Any], num_draws: int = 64
         if sweep.searcher.name == "grid"
         else list(itertools.islice(draws(sweep, base), num_draws))
     )
-    problems: dict[str, str] = {}
+    failed: dict[str, Params] = {}
     works: set[str] = set()
     for params in samples:
         try:
             config_with(base, params, "a trial")
             works |= params.keys()
-        except ConfigError as error:
+        except ConfigError:
             for key in params:
-                problems.setdefault(key, str(error))
-    never = [key for key in problems if key not in works]
-    # A setting that is unknown spoils the samples of all others too: name the one that the sentence is about.
-    named = [key for key in never if key in problems[key]] or never
-    if named:
-        raise ConfigError(f"space.{named[0]} cannot be used in any trial: {problems[named[0]]}")
+                failed.setdefault(key, params)
+    for key, params in failed.items():
+        if key not in works:
+            _blame(sweep, base, key, params)
     silent = [key for key in sweep.space if key not in works]
     if silent:
         raise ConfigError(
             f"space.{silent[0]} is never searched: its `when` holds in none of {len(samples)} trials; mend the "
             "condition, or leave the setting out."
         )
+
+
+def _blame(sweep: SweepConfig, base: Mapping[str, Any], key: str, params: Params) -> None:
+    """Raises ConfigError when a setting cannot be used by itself; others may have spoilt the trial that it was in."""
+    alone = {name: params[name] for name in (*sweep.space[key].when, key) if name in params}
+    try:
+        config_with(base, alone, "a trial")
+    except ConfigError as error:
+        raise ConfigError(f"space.{key} cannot be used in any trial: {' '.join(str(error).split())}") from error
