@@ -13,7 +13,7 @@ CHAOS_ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu check format bench chaos docs clean
+.PHONY: help install quickstart test test-slow test-gpu test-browser check format bench chaos docs clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ test-slow: install ## The tests that take minutes
 
 test-gpu: install ## The tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(PYTEST_ARGS)
+
+test-browser: install ## The tests that look at the reports in Chromium (Debian, Ubuntu: apt-get install chromium)
+	@command -v chromium chromium-browser google-chrome >/dev/null || { echo "no Chromium on PATH: apt-get install chromium"; exit 1; }
+	$(BIN)/pytest -m browser $(PYTEST_ARGS)
 
 check: install ## Format, lint, types, shell scripts and the guards in tests/guards
 	$(BIN)/ruff format --check .

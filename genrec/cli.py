@@ -1,7 +1,6 @@
 """The command line: `genrec COMMAND`. It reads options, calls one function, and prints what it returns."""
 
 import json
-import logging
 import os
 import sys
 import time
@@ -16,13 +15,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
+from genrec.cli_bench import bench
 from genrec.cli_checkpoints import checkpoints
 from genrec.cli_compare import compare
+from genrec.cli_plan import plan
+from genrec.cli_report import report
 from genrec.cli_tune import tune
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
 from genrec.errors import ConfigError, GenrecError, full_disk
-from genrec.run_dir import RunDir, open_run, run_dir_of
+from genrec.run_dir import RunDir, load_saved_config, log_to, open_run, run_dir_of
 
 STARTED_AT_S = time.time()
 
@@ -99,9 +101,12 @@ def train(
     allow_change: Annotated[
         list[str] | None, typer.Option(help="setting that the resumed run may change, as train.max_steps; any number")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="measure some of the first steps by phase; a trace goes to profile/")
+    ] = False,
 ) -> None:
     """Train a model, or go on with its run; prepares the data set when that has not been done."""
-    _train(load_config(file, overrides), launcher, fresh, allow_change or [])
+    _train(load_config(file, overrides), launcher, fresh, allow_change or [], profile=profile)
 
 
 @app.command()
@@ -117,18 +122,21 @@ def refit(
     _train(refit_config(directory, experiment), launcher, fresh, [])
 
 
-def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_change: list[str]) -> None:
+def _train(
+    experiment: ExperimentConfig, launcher: str, fresh: bool, allow_change: list[str], *, profile: bool = False
+) -> None:
     from genrec.data.prepare import ensure_prepared
+    from genrec.planning.fit import check_memory
     from genrec.training.progress import progress_of
     from genrec.training.start import check_launcher, open_run_directory, read_fitting_manifest
 
     check_launcher(experiment, launcher)
     if os.environ.get("RANK", "0") != "0":  # another process of torchrun; rank 0 prepares and prints
-        _fit(experiment, run_dir_of(experiment), launcher)
+        _fit(experiment, run_dir_of(experiment), launcher, profile)
         return
     with _phases() as progress:
         ensure_prepared(experiment.data, progress, _say)
-    read_fitting_manifest(experiment)
+    check_memory(experiment, read_fitting_manifest(experiment), launcher)
     said: list[str] = []
 
     def say(text: str) -> None:
@@ -136,11 +144,12 @@ def _train(experiment: ExperimentConfig, launcher: str, fresh: bool, allow_chang
         said.append(text)
 
     run = open_run_directory(experiment, fresh=fresh, say=say, allow_change=allow_change)
-    log = _log_to(run.log_path)
+    log = log_to(run.log_path)
     for text in said:
         log.info(text)
+    experiment = load_saved_config(run.config_path)
     with progress_of(run.metrics_path, console):
-        _fit(experiment, run, launcher)
+        _fit(experiment, run, launcher, profile)
     _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")), experiment)
     console.print(f"Run directory: {run.root}", highlight=False)
 
@@ -163,12 +172,12 @@ def _phases() -> Iterator[Callable[[str, float, float], None]]:
         yield update
 
 
-def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str) -> None:
+def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str, profile: bool) -> None:
     if launcher == "local":
         from genrec.training.local import fit
     else:
         from genrec.cluster.ray_train import fit
-    fit(experiment, run, STARTED_AT_S)
+    fit(experiment, run, STARTED_AT_S, profile=profile)
 
 
 @app.command()
@@ -213,16 +222,9 @@ def recommend(
 app.command()(checkpoints)
 app.command()(compare)
 app.command()(tune)
-
-
-@app.command()
-def report(runs: Annotated[list[Path], typer.Argument(help="run directories", show_default=False)]) -> None:
-    """Write one self-contained HTML page for each run."""
-    from genrec.reporting.run_report import write_report
-
-    for run in runs:
-        directory, _ = open_run(run)
-        console.print(f"Report: {write_report(directory)}", highlight=False)
+app.command()(plan)
+app.command()(bench)
+app.command()(report)
 
 
 @app.command()
@@ -273,16 +275,6 @@ def _print_evaluation(evaluation: dict[str, Any], experiment: ExperimentConfig) 
 
 def _say(text: str) -> None:
     console.print(escape(text), highlight=False)
-
-
-def _log_to(path: Path) -> logging.Logger:
-    """What this process logs goes to the run's log.txt too."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log = logging.getLogger("genrec")
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
-    return log
 
 
 def main() -> None:

@@ -87,7 +87,16 @@ class TorchConfig(Section):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 is autocast over fp32 weights")
 
 
-Engine = Annotated[DeepSpeedConfig | TorchConfig, Field(discriminator="name"), kind_by_default("deepspeed")]
+class AutoConfig(Section):
+    """The engine that a plan finds fastest of those that fit (docs/planning.md); a run keeps the one it began with."""
+
+    name: Literal["auto"]
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="that of the engine which is picked")
+
+
+Engine = Annotated[
+    DeepSpeedConfig | TorchConfig | AutoConfig, Field(discriminator="name"), kind_by_default("deepspeed")
+]
 
 
 class TrainConfig(Section):

@@ -50,6 +50,7 @@ class Job:
     run_root: str
     end_step: int
     started_at_s: float
+    profile: bool = False
 
     @property
     def run(self) -> RunDir:
@@ -62,7 +63,7 @@ class Job:
         return store_of(config_from_dict(self.config), self.run)
 
 
-def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
+def fit(config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: bool = False) -> None:
     """Trains on Ray: starts or joins a cluster, and restarts workers that die from the last checkpoint.
 
     Raises RunError when training failed for good; the run directory then says how far it came.
@@ -78,6 +79,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         run_root=str(run.root.absolute()),
         end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps),
         started_at_s=started_at_s,
+        profile=profile,
     )
     expect_mistakes(run)
     forget_problems(run.validations_path)
@@ -160,7 +162,7 @@ def _trainer(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
             failure_config=FailureConfig(
                 max_failures=cluster.max_failures, max_preemption_failures=cluster.max_preemptions
             ),
-            worker_runtime_env={"env_vars": _worker_environment()},
+            worker_runtime_env={"env_vars": worker_environment()},
         ),
         validation_config=(
             validation_config(config_from_dict(job.config), job.run_root)
@@ -239,6 +241,7 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
                 publish=partial(publish, partial(record_mistake, failure)),
                 started_at_s=job.started_at_s,
                 ask_cluster=lambda: ray.train.get_preemption_info() is not None,
+                profile=job.profile,
             ),
         )
     except PreemptedError:
@@ -249,7 +252,7 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
     return None
 
 
-def _worker_environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Settings of this process that workers need too. No credentials of storage: Ray logs and shows these."""
     genrec = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TORCH_EXTENSIONS_DIR", "GENREC_DATA")
     storage = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "GOOGLE_APPLICATION_CREDENTIALS")

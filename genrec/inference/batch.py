@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -18,7 +19,7 @@ from genrec.data.ray_session import ensure_ray
 from genrec.data.schema import ITEMS_FILE, USERS_FILE
 from genrec.data.sequence_files import read_row_group
 from genrec.errors import ConfigError, DataError, RunError
-from genrec.evaluation.users import Histories, histories_from_table
+from genrec.evaluation.users import Histories, IntArray, histories_from_table
 from genrec.inference.recommender import Recommender, check_k, ids_by_index
 from genrec.run_dir import RunDir
 
@@ -38,9 +39,10 @@ def recommend_all(
     """Writes the k best items of every user, from all of the user's events, and returns the folder.
 
     `output` (None: `recommendations` in the run directory) gets `part-*.parquet` with a row a user: `user` (original
-    id), `items` (original ids, best first; fewer than k when `exclude_seen` leaves fewer) and `scores`. `now` is the
-    second that is asked about (None: right after each user's last event). Items that were appended to the set since the
-    training are left out of the histories; a user with no other gets no items. The folder appears once it is complete.
+    id), `items` (original ids, best first; fewer than k when `exclude_seen` leaves fewer), `scores`, and what the
+    model's heads expect of each item: `p_ACTION` for every action, `seconds`. `now` is the second that is asked about
+    (None: right after each user's last event). Items that were appended to the set since the training are left out of
+    the histories; a user with no other gets no items. The folder appears once it is complete.
     Raises ConfigError on a k beyond the catalogue and on an output that exists (unless `overwrite`), DataError when
     the export or the prepared set is missing or they do not belong together, RunError when Ray Data fails.
     """
@@ -123,13 +125,20 @@ class _TopK:
         per_user[np.isin(everyone.users, histories.users)] = kept.sum(axis=1)
         offsets = pa.array(np.concatenate([[0], np.cumsum(per_user)]), pa.int32())
         items = self.recommender.item_ids.take(pa.array(indices[kept] - 1))
-        return pa.table(
-            {
-                "user": self.user_ids.take(pa.array(everyone.users)),
-                "items": pa.ListArray.from_arrays(offsets, items),
-                "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[kept])),
-            }
-        )
+        columns = {"scores": scores[kept]} | self._expected(histories, indices, query_times, kept)
+        lists = {name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
+        users = self.user_ids.take(pa.array(everyone.users))
+        return pa.table({"user": users, "items": pa.ListArray.from_arrays(offsets, items), **lists})
+
+    def _expected(
+        self, histories: Histories, indices: IntArray, query_times: IntArray, kept: npt.NDArray[np.bool_]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """What the heads say of the items that are kept, a column each."""
+        if not self.recommender.has_heads:
+            return {}
+        shares, seconds = self.recommender.head_answers(histories, indices, query_times)
+        columns = {} if shares is None else {f"p_{a}": shares[kept, i] for i, a in enumerate(self.recommender.actions)}
+        return columns if seconds is None else columns | {"seconds": seconds[kept]}
 
 
 def known_events(histories: Histories, num_items: int) -> Histories:

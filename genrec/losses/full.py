@@ -81,7 +81,7 @@ class _FullSoftmax(torch.autograd.Function):
         items = table[1:]  # without padding
         grad_rows = torch.zeros_like(rows) if needs_gradient else None
         grad_table = torch.zeros_like(table) if needs_gradient else None
-        chunk_rows, tile_items = _tile_shape(rows.shape[0], items.shape[0], max_logits, rows.is_cpu)
+        chunk_rows, tile_items = tile_shape(rows.shape[0], items.shape[0], max_logits, rows.is_cpu)
         # One piece of memory for all tiles: the system hands out fresh memory page by page, which costs a lot.
         tile = rows.new_empty(chunk_rows * tile_items)
         loss = rows.new_zeros(())
@@ -100,7 +100,7 @@ class _FullSoftmax(torch.autograd.Function):
         return grad_rows * grad_loss, grad_table * grad_loss, None, None, None, None
 
 
-def _tile_shape(num_rows: int, num_items: int, max_logits: int, on_cpu: bool) -> tuple[int, int]:
+def tile_shape(num_rows: int, num_items: int, max_logits: int, on_cpu: bool) -> tuple[int, int]:
     """Rows and items of a tile of at most `max_logits`: all items when enough rows fit, else a square."""
     rows = min(max_logits // num_items, num_rows)
     if rows >= min(num_rows, MIN_CHUNK_ROWS):

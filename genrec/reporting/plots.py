@@ -26,7 +26,9 @@ MAX_POINTS = 160  # a longer curve becomes this many buckets, each its mean and 
 
 TICK_STEPS = (1, 2, 2.5, 5, 10)
 
-ACCENT, SECOND, THIRD, INK, MUTED, RULE, WARNING = (f"#a1b2c{digit}" for digit in range(1, 8))
+ACCENT, SECOND, THIRD, INK, MUTED, RULE, WARNING, GROUND = (f"#a1b2c{digit}" for digit in range(1, 9))
+# Eight colours that people with any kind of colour vision tell apart, for parts of a bar and curves of many runs.
+SERIES = tuple(f"#a1b2d{digit}" for digit in range(1, 9))
 THEME = {
     ACCENT: "var(--accent)",
     SECOND: "var(--line-2)",
@@ -35,6 +37,8 @@ THEME = {
     MUTED: "var(--muted)",
     RULE: "var(--rule)",
     WARNING: "var(--warning)",
+    GROUND: "var(--ground)",
+    **{color: f"var(--series-{digit})" for digit, color in enumerate(SERIES, start=1)},
 }
 
 _RC = {
@@ -144,20 +148,24 @@ def line_chart(
     return svg_chart(name, draw, description=description, width=0.715 if labelled else 0.86)
 
 
-def svg_chart(name: str, draw: Callable[[Any], None], *, description: str, width: float = 0.86) -> str:
+def svg_chart(
+    name: str, draw: Callable[[Any], None], *, description: str, width: float = 0.86, height: float = HEIGHT
+) -> str:
     """An `<svg>` element with what `draw` puts on matplotlib axes, in the look of the page.
 
-    `width` is the axes' part of the whole; colours are those of this module (`ACCENT`, ...).
+    `width` is the axes' part of the whole, `height` the chart's in viewBox units; colours are those of this module
+    (`ACCENT`, ...).
     """
     with mpl.rc_context({**_RC, "svg.hashsalt": name}):
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        figure = Figure(figsize=(WIDTH / 72, height / 72))
         FigureCanvasSVG(figure)
-        draw(figure.add_axes((0.115, 0.13, width, 0.81)))
+        below, above = 0.13 * HEIGHT / height, 0.06 * HEIGHT / height
+        draw(figure.add_axes((0.115, below, width, 1 - below - above)))
         text = io.StringIO()
         with warnings.catch_warnings():  # a single point has no range; matplotlib widens it and says so
             warnings.simplefilter("ignore", UserWarning)
             figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return _themed(text.getvalue(), name, description)
+    return _themed(text.getvalue(), name, description, height)
 
 
 def draw_grid(axes: Any, value_format: Callable[[float], str]) -> None:
@@ -248,7 +256,7 @@ def _label_ends(axes: Any, lines: Sequence[Line], buckets: Sequence[Buckets]) ->
         )
 
 
-def _themed(svg: str, name: str, description: str) -> str:
+def _themed(svg: str, name: str, description: str, height: float) -> str:
     """matplotlib's SVG as an element for an HTML page."""
     root = ET.fromstring(svg[svg.index("<svg") :])
     referenced = set(re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"", svg))
@@ -276,7 +284,9 @@ def _themed(svg: str, name: str, description: str) -> str:
         element.tail = None
         element.text = element.text if element.tag in ("text", "tspan") else None
     root.attrib.clear()
-    root.attrib.update({"viewBox": f"0 0 {WIDTH} {HEIGHT}", "class": "plot", "role": "img", "aria-label": description})
+    root.attrib.update(
+        {"viewBox": f"0 0 {WIDTH} {height:g}", "class": "plot", "role": "img", "aria-label": description}
+    )
     return ET.tostring(root, encoding="unicode")
 
 

@@ -1,8 +1,6 @@
 """`genrec report RUN`: everything a run has recorded, on one HTML page that needs no other file."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,9 +8,11 @@ from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.errors import DataError, RunError
 from genrec.reporting import formats, run_sections, tables
+from genrec.reporting.document_page import write_file
 from genrec.reporting.history import read_history
 from genrec.reporting.page import render_page
 from genrec.reporting.run_charts import lines_per_point, run_charts
+from genrec.reporting.runs_read import read_evaluation, read_object
 from genrec.run_dir import RunDir, open_run, write_atomically
 
 SECTIONS = (
@@ -27,13 +27,16 @@ SECTIONS = (
 )
 
 
-def write_report(run: RunDir) -> Path:
-    """The path of the page, written atomically as `report.html` into the run directory.
+def write_report(run: RunDir, path: Path | None = None) -> Path:
+    """The path of the page, written atomically: `path`, or `report.html` in the run directory.
 
     A run in progress gets a page too. Raises DataError when the folder is no run, has recorded nothing yet, or holds a
     damaged file, and RunError when the page cannot be written.
     """
     page = _page(run)
+    if path is not None:
+        write_file(path, page, "--html")
+        return path
     try:
         write_atomically(run.report_path, page)
     except OSError as error:
@@ -47,7 +50,7 @@ def _page(run: RunDir) -> str:
     _, config = open_run(run.root)
     metric = config.evaluation.metric
     history = read_history(run.metrics_path)
-    evaluation = _read_evaluation(run.evaluation_path)
+    evaluation = read_evaluation(run.evaluation_path)
     if history.is_empty and not evaluation:
         raise DataError(f"{run.root} has recorded nothing yet; start it with `genrec train CONFIG`, then report on it.")
     manifest, note = _manifest(config)
@@ -82,29 +85,8 @@ def _page(run: RunDir) -> str:
         data=tables.data_rows(manifest) if manifest else [],
         config=settings,
         changed=tables.changed_rows(settings),
-        environment=tables.environment_groups(_read_object(run.environment_path)),
+        environment=tables.environment_groups(read_object(run.environment_path)),
     )
-
-
-def _read_evaluation(path: Path) -> dict[str, dict[str, Any]]:
-    evaluation = _read_object(path)
-    for name, role in evaluation.items():
-        if not isinstance(role, dict):
-            raise DataError(f"{path} holds no object under {name!r}; write it again with `genrec evaluate RUN`.")
-    return evaluation
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty when there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise DataError(f"{path} is damaged: it is not JSON; remove the file and ask for the report again.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} must hold a JSON object, not a {type(value).__name__}; remove the file.")
-    return value
 
 
 def _manifest(config: ExperimentConfig) -> tuple[Manifest | None, str]:

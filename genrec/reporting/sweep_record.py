@@ -129,6 +129,11 @@ def settings_of(trial: dict[str, Any]) -> dict[str, Any]:
     return dict(trial["params"] if own is None else own)
 
 
+def is_sweep(path: Path) -> bool:
+    """True for a folder that `genrec tune` has made."""
+    return (path / SWEEP_FILE).is_file()
+
+
 def read_record(folder: Path) -> SweepRecord:
     """The sweep in a folder; raises DataError when there is none, or it is damaged."""
     values = _read(folder / SWEEP_FILE)

@@ -12,13 +12,13 @@ from genrec.run_dir import write_atomically
 REPORT_FILE = "report.html"
 
 
-def write_sweep_report(folder: Path) -> Path:
-    """Writes the page and returns its path.
+def write_sweep_report(folder: Path, path: Path | None = None) -> Path:
+    """Writes the page, into the sweep's folder unless `path` names another file, and returns where it is.
 
     Raises DataError when the folder holds no sweep, RunError when the page cannot be written.
     """
     record = read_record(folder)
-    path = folder / REPORT_FILE
+    path = path or folder / REPORT_FILE
     try:
         write_atomically(path, sweep_page(record))
     except OSError as error:

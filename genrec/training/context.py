@@ -40,6 +40,8 @@ class WorkerContext:
     """Unix time of the command, to tell where the start-up time went."""
     ask_cluster: Callable[[], bool] | None = None
     """Whether the cluster is about to take a machine away; all workers ask together."""
+    profile: bool = False
+    """Whether some of the first steps are measured (training/profile.py)."""
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """The sum of `values` over all workers."""

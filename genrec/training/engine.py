@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from genrec.config import DeepSpeedConfig, ExperimentConfig, TorchConfig
+from genrec.config import AutoConfig, DeepSpeedConfig, ExperimentConfig, TorchConfig
 from genrec.cpu_op import op_folder_locked
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError, RunError
 from genrec.models.base import LossSum, SequenceModel
+from genrec.training.clock import StepClock, time_collectives
 from genrec.training.optim import MixedOptimizer, apply_settings, build_optimizer, set_learning_rate
 from genrec.training.universal import UniversalState, fill_module, fill_optimizer, fill_zero_1_2, fill_zero_3
 from genrec.training.weight_average import WeightAverage
@@ -46,6 +47,8 @@ class Engine(Protocol):
     """Asked once a step, by all workers alike, with the gradient's norm; False leaves weights and optimizer alone."""
     average: WeightAverage | None
     """The running average of the weights, updated with every applied update; None without `optimizer.ema_decay`."""
+    clock: StepClock
+    """Is told which part of a step begins; stands still unless a run is measured."""
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
         """Forward and backward of one micro-batch, and the optimizer step when it is the `last`; the loss."""
@@ -77,6 +80,8 @@ def build_engine(config: ExperimentConfig, model: SequenceModel, *, workers: int
     engine = config.engine
     if isinstance(engine, TorchConfig):
         return TorchEngine(config, model, engine, workers=workers, device=device)
+    if isinstance(engine, AutoConfig):
+        raise ConfigError("engine.name=auto is resolved where a run is opened; train with `genrec train`.")
     return DeepSpeedEngine(config, model, engine, workers=workers, device=device)
 
 
@@ -94,26 +99,32 @@ class TorchEngine:
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self.before_update: Callable[[float | None], bool] = _always
         self.average = _average_of(self.model, config)
+        self.clock = StepClock(device)
         self._norm: float | None = None
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
         """See `Engine`."""
+        self.clock.switch("forward")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.model(batch)
         loss_sum = loss.loss_sum
+        self.clock.switch("backward")
         (loss_sum / batch.step_weight * _nan_unless_finite(loss_sum)).backward()
         if last:
             self._step(lr)
+        self.clock.switch("other")
         return _micro_loss(loss)
 
     def _step(self, lr: float) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.workers > 1:
+            self.clock.switch("communication")
             flat = torch.cat([g.flatten() for g in gradients])
             dist.all_reduce(flat)
             parts = torch.split(flat, [g.numel() for g in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
+        self.clock.switch("optimizer")
         limit = self.settings.gradient_clipping or float("inf")
         self._norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         set_learning_rate(self.optimizer, lr)
@@ -166,7 +177,7 @@ class DeepSpeedEngine:
         workers: int,
         device: torch.device,
     ) -> None:
-        deepspeed = _import_deepspeed(device)
+        deepspeed = import_deepspeed(device)
         optimizer = None if engine.offload_optimizer else build_optimizer(model, config.optimizer)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
@@ -179,6 +190,8 @@ class DeepSpeedEngine:
         self._inner = optimizer
         self._scale = workers * config.accumulation(workers)
         self._zero_stage = engine.zero_stage
+        self.clock = StepClock(device)
+        time_collectives(deepspeed.comm.comm.cdb, self.clock)
         self.before_update: Callable[[float | None], bool] = _always
         self.average = _average_of(self.model, config)
         self._verdict: bool | None = None
@@ -189,9 +202,12 @@ class DeepSpeedEngine:
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
         """See `Engine`. DeepSpeed averages over workers and micro-batches; `_scale` undoes both."""
+        self.clock.switch("forward")
         loss = self._engine(batch)
         loss_sum = loss.loss_sum
+        self.clock.switch("backward")
         self._engine.backward(loss_sum * (self._scale / batch.step_weight) * _nan_unless_finite(loss_sum))
+        self.clock.switch("optimizer")
         if last:
             set_learning_rate(self._optimizer, lr)
             self._verdict, self._norm = None, self._norm_of_whole_gradients()
@@ -201,6 +217,7 @@ class DeepSpeedEngine:
             self.before_update(self._norm)
         if last and self._verdict and self.average is not None:
             self.average.update()
+        self.clock.switch("other")
         return _micro_loss(loss)
 
     def _norm_of_whole_gradients(self) -> float | None:
@@ -298,7 +315,8 @@ def deepspeed_config(config: ExperimentConfig, engine: DeepSpeedConfig, *, worke
     return values
 
 
-def _import_deepspeed(device: torch.device) -> Any:
+def import_deepspeed(device: torch.device) -> Any:
+    """The package, ready for `device`; raises ConfigError when it cannot be imported here."""
     # DeepSpeed builds C++ ops with the `ninja` executable that it looks for on PATH; a worker's PATH may lack the
     # virtual environment that holds it.
     folder = str(Path(sys.executable).parent)

@@ -27,8 +27,17 @@ from genrec.training.worker import run as run_worker
 logger = logging.getLogger(__name__)
 
 
-def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
+Work = Callable[[ExperimentConfig, WorkerContext], None]
+"""What a worker does; a benchmark gives another work than training."""
+
+
+def fit(config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: bool = False) -> None:
     """Trains in this process; under `torchrun`, as one of its workers."""
+    run_work(run_worker, config, run, started_at_s, profile=profile)
+
+
+def run_work(work: Work, config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: bool = False) -> None:
+    """Makes this process a worker and does `work` as one; see `fit`."""
     check_launcher(config, "local")
     rank, workers = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     fewest, most = config.cluster.min_workers, config.cluster.max_workers
@@ -64,19 +73,20 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float) -> None:
         store=store_of(config, run),
         publish=publish,
         started_at_s=started_at_s,
+        profile=profile,
     )
     try:
         with signals_as_notices():
-            _run_until_done(config, context)
+            _run_until_done(config, context, work)
     finally:
         if started_group:
             dist.destroy_process_group()
 
 
-def _run_until_done(config: ExperimentConfig, context: WorkerContext) -> None:
+def _run_until_done(config: ExperimentConfig, context: WorkerContext, work: Work) -> None:
     while True:
         try:
-            return run_worker(config, context)
+            return work(config, context)
         except RewindError as error:
             logger.warning("%s", error)
 

@@ -46,10 +46,12 @@ def train(
     losses: list[MicroBatchLoss] = []
     tasks: dict[str, float] = {}
     engine.model.train()
-    for place, batch in meter.timed(batches):
+    clock = engine.clock
+    for place, batch in meter.timed(batches, clock):
         last = len(losses) + 1 == accumulation
         seed_micro_batch(config.seed, batch.micro_batch_id)
         lr = learning_rate(state.step, end_step, config.optimizer)
+        clock.switch("to_device")
         loss_sum, parts = engine.micro_step(batch.to(device), lr=lr, last=last)
         losses.append((batch.micro_batch_id, loss_sum))
         for name, part in parts.items():
@@ -69,6 +71,7 @@ def train(
         state.step += 1
         state.epochs_done, state.ends_epoch = place.epochs_done, place.ends_epoch
         state.elapsed_s = resumed_elapsed_s + time.perf_counter() - started_at
+        clock.switch("hooks")
         for hook in hooks:
             hook.after_step(state, meter)
         if state.stop_reason is not None or state.step >= end_step:

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from genrec.training.clock import StepClock
+
 T = TypeVar("T")
 
 
@@ -26,16 +28,18 @@ class StepMeter:
     excluded_s: float = 0.0
     started_at: float = field(default_factory=time.perf_counter)
 
-    def timed(self, items: Iterable[T]) -> Iterator[T]:
-        """The same items; the time spent waiting for each is counted as data wait."""
+    def timed(self, items: Iterable[T], clock: StepClock) -> Iterator[T]:
+        """The same items; the time spent waiting for each is counted as data wait, by `clock` too."""
         iterator = iter(items)
         while True:
+            clock.switch("data_wait")
             before = time.perf_counter()
             try:
                 item = next(iterator)
             except StopIteration:
                 return
             self.wait_s += time.perf_counter() - before
+            clock.switch("other")
             yield item
 
     def add_tasks(self, losses: Mapping[str, float]) -> None:

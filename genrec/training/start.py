@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from genrec.config import ExperimentConfig, config_from_dict
+from genrec.config import AutoConfig, DeepSpeedConfig, ExperimentConfig, config_from_dict
 from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.errors import ConfigError, RunError
@@ -43,15 +43,16 @@ def open_run_directory(
     An existing run is resumed. RunError shows the differences that it may not take over (resume_guard.py), unless
     nothing has been trained yet, or that none of its checkpoints can be used. `fresh` deletes it first, with its
     checkpoints. The config that is saved there is the one to train with: it keeps what decides which windows make a
-    step.
+    step, and the engine that `engine.name: auto` has picked, now or when the run began.
     """
     run = run_dir_of(config)
     store = store_of(config, run)
     if fresh:
         _delete(run, store)
     newest = resume_point(store, by_size, warn=say)
-    if run.config_path.is_file():
-        saved = load_saved_config(run.config_path)
+    saved = load_saved_config(run.config_path) if run.config_path.is_file() else None
+    config = _with_engine(config, saved, store, newest, say)
+    if saved is not None:
         if newest is not None or _has_trained(run, store_of(saved, run)):
             config = keep_packing(saved, config)
             for change in check_changes(str(run.root), saved, config, allow_change):
@@ -69,6 +70,37 @@ def open_run_directory(
     elif config.train.start_from is not None:
         _say_start(config, say)
     return run
+
+
+def _with_engine(
+    config: ExperimentConfig,
+    saved: ExperimentConfig | None,
+    store: CheckpointStore,
+    newest: str | None,
+    say: Callable[[str], None],
+) -> ExperimentConfig:
+    """The config with an engine in the place of `auto`: the run's own where it has begun, else the planner's pick."""
+    if not isinstance(config.engine, AutoConfig):
+        return config
+    if saved is None and newest is not None and (values := read_info(store, newest).config) is not None:
+        saved = config_from_dict({**values, "runs_dir": config.runs_dir}, f"the config in {store}/{newest}")
+    if saved is not None and not isinstance(saved.engine, AutoConfig):
+        engine = saved.engine.model_copy(update={"precision": config.engine.precision})
+        say(f"engine: auto keeps what the run began with, {engine_words(saved)}.")
+        return config_from_dict({**config.model_dump(mode="json"), "engine": engine.model_dump(mode="json")})
+    from genrec.planning.choose import pick_engine  # imports torch
+
+    picked, sentence = pick_engine(config)
+    say(sentence)
+    return picked
+
+
+def engine_words(config: ExperimentConfig) -> str:
+    """The engine in a word or two: `ZeRO-2`, `ZeRO-2 offload`, `torch`."""
+    engine = config.engine
+    if not isinstance(engine, DeepSpeedConfig):
+        return engine.name
+    return f"ZeRO-{engine.zero_stage}" + (" offload" if engine.offload_optimizer else "")
 
 
 def with_whole_paths(config: ExperimentConfig) -> ExperimentConfig:

@@ -6,17 +6,20 @@ debugged in one process and run where Ray is not installed.
 
 import os
 import time
+from collections.abc import Iterator
 
 import torch
 
 from genrec.config import ExperimentConfig
+from genrec.data.batch import Batch
 from genrec.data.item_types import read_item_types
 from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
-from genrec.data.stream import worker_batches
+from genrec.data.stream import Place, worker_batches
 from genrec.data.target_actions import target_rule
 from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
+from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.training.background_validation import catch_up
 from genrec.training.context import WorkerContext
@@ -25,6 +28,7 @@ from genrec.training.hooks import PreemptionHook, default_hooks
 from genrec.training.loop import Hook, train
 from genrec.training.meters import StepMeter
 from genrec.training.preemption import notice_of_process
+from genrec.training.profile import ProfileHook
 from genrec.training.restore import agreed_checkpoint, restore
 from genrec.training.state import TrainState
 from genrec.training.step_guard import StepGuard
@@ -39,13 +43,7 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     phases = {"process": time.time() - context.started_at_s}
     set_threads(config, context.workers)
     manifest = load_manifest(config.data.prepared)
-    torch.manual_seed(config.seed)
-    prepared = config.data.prepared
-    num_items, num_actions = manifest.num_items, len(manifest.actions)
-    model = build_model(config, num_items, read_item_types(prepared), num_actions, vectors_for(config, prepared))
-    model.item_table.num_train_items = manifest.num_train_items or manifest.num_items
-    if config.loss.needs_train_counts:
-        model.item_table.train_counts = torch.from_numpy(train_counts(prepared, manifest.num_items))
+    model = new_model(config, manifest)
     phases["model"] = time.time() - context.started_at_s
     checkpoint = agreed_checkpoint(config, context)
     # Before the engine is built: ZeRO shards the weights that it is given.
@@ -76,6 +74,33 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     )
 
 
+def new_model(config: ExperimentConfig, manifest: Manifest) -> SequenceModel:
+    """The model as the run's seed draws it, with what it and its loss know of the data set."""
+    torch.manual_seed(config.seed)
+    prepared = config.data.prepared
+    num_items, num_actions = manifest.num_items, len(manifest.actions)
+    model = build_model(config, num_items, read_item_types(prepared), num_actions, vectors_for(config, prepared))
+    model.item_table.num_train_items = manifest.num_train_items or manifest.num_items
+    if config.loss.needs_train_counts:
+        model.item_table.train_counts = torch.from_numpy(train_counts(prepared, manifest.num_items))
+    return model
+
+
+def batches_from(
+    config: ExperimentConfig, context: WorkerContext, manifest: Manifest, start_step: int
+) -> Iterator[tuple[Place, Batch]]:
+    """This worker's micro-batches from a step to the end of the run, each with its place."""
+    return worker_batches(
+        context.tables(start_step),
+        start_step=start_step,
+        end_step=context.end_step,
+        rank=context.rank,
+        workers=context.workers,
+        parts=config.batch.micro_batches_per_step,
+        targets=target_rule(config, manifest),
+    )
+
+
 def _train(
     config: ExperimentConfig,
     engine: Engine,
@@ -85,15 +110,7 @@ def _train(
     state: TrainState,
     start: "StartHook",
 ) -> None:
-    batches = worker_batches(
-        context.tables(state.step),
-        start_step=state.step,
-        end_step=context.end_step,
-        rank=context.rank,
-        workers=context.workers,
-        parts=config.batch.micro_batches_per_step,
-        targets=target_rule(config, manifest),
-    )
+    batches = batches_from(config, context, manifest, state.step)
     watchdog = Watchdog(context.run, context.rank, config.faults)
     batches = watchdog.watch(batches)
     guard, notice = StepGuard(config, context, state), notice_of_process()
@@ -103,6 +120,8 @@ def _train(
         windows = WindowLogHook(context.run, context.rank, config.batch.micro_batches_per_step)
         batches = windows.watch(batches)
         hooks.insert(0, windows)  # a checkpoint must not count what is not written down
+    if context.profile:
+        hooks.append(watchdog.pausing(ProfileHook(engine, context, tracker, state.step)))
     hooks += [start, watchdog.pausing(PreemptionHook(guard, notice, checkpoint))]
     with notice.listening(context.ask_cluster), watchdog.running():
         try:

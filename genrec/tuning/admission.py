@@ -1,6 +1,6 @@
 """Whether a trial may start: its config is checked, built without memory, and compared with the machines.
 
-The planner's word (`genrec.planning`) comes in at one place, `_does_not_fit`.
+`planning.fit.check_memory` says whether a worker has the memory; the workers of other trials are not in its count.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
-from genrec.errors import ConfigError, GenrecError
+from genrec.errors import GenrecError
 from genrec.tuning.records import SweepDir, run_name, trial_id
 from genrec.tuning.space import Params, config_with
 
@@ -37,15 +37,14 @@ class Gate:
 
     def admit(self, number: int, params: Params) -> Admitted:
         """The config and the size of a trial; raises ConfigError with the reason when it must not start."""
+        from genrec.planning.fit import check_memory
         from genrec.training.start import check_fit
 
         config = trial_config(self.folder, self.base, number, params)
         check_fit(config, self.manifest)
         self.cluster(config)
         num_parameters = count_parameters(config, self.manifest)
-        reason = _does_not_fit(config, self.manifest)
-        if reason is not None:
-            raise ConfigError(reason)
+        check_memory(config, self.manifest, "ray")
         return Admitted(config, num_parameters)
 
 
@@ -76,8 +75,3 @@ def count_parameters(config: ExperimentConfig, manifest: Manifest) -> int:
 def reason_of(error: GenrecError) -> str:
     """An error on one line, for a table."""
     return " ".join(str(error).split())
-
-
-def _does_not_fit(config: ExperimentConfig, manifest: Manifest) -> str | None:
-    """Why the planner expects that a trial cannot fit its machines; None when it does, or where there is no planner."""
-    return None

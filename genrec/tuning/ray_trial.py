@@ -6,16 +6,17 @@ knows of Tune, and a trial that starts again tells Tune everything that it has a
 
 import json
 import logging
+import os
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError, GenrecError, ProtocolError, StorageError
-from genrec.run_dir import RunDir
+from genrec.run_dir import RunDir, log_to
 from genrec.tuning.records import Progress, SweepDir, read_progress, write_progress
 from genrec.tuning.results import follow, problem_with
 from genrec.tuning.space import Params
@@ -39,6 +40,8 @@ class TrialJob:
     events_per_epoch: int
     hands_over: bool
     """Whether trials may take over each other's checkpoints."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Settings of the command's process that trials need too: keys of the tracker, folders."""
 
     @property
     def folder(self) -> SweepDir:
@@ -52,6 +55,7 @@ def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
 
     from genrec.tuning.admission import trial_config
 
+    os.environ.update(job.environment)
     asked = tune_config["job"]
     trial = tune.get_context().get_trial_name()
     account = Account(job.folder.progress_path(trial), asked["num_parameters"], job.events_per_epoch)
@@ -114,6 +118,7 @@ def _train(config: ExperimentConfig, job: TrialJob, account: Account) -> None:
     from genrec.training.start import open_run_directory
 
     run = open_run_directory(config, fresh=False, say=logger.info)
+    log_to(run.log_path)
     failed: list[Exception] = []
 
     def train() -> None:

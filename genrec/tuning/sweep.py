@@ -87,6 +87,7 @@ def _run(
     tell: tuple[Show, Told],
     proposer: Proposer | None,
 ) -> Sweep:
+    from genrec.cluster.ray_train import worker_environment
     from genrec.cluster.resources import check_resources
     from genrec.data.ray_session import ensure_ray
     from genrec.training.start import check_fit
@@ -118,6 +119,7 @@ def _run(
         metrics=spec.metrics,
         events_per_epoch=manifest.num_train_events,
         hands_over=spec.scheduler.name == "pbt",
+        environment=worker_environment(),
     )
     run_sweep(director, whole, job, lambda: tell[0](sweep))
     _finish(director, base)

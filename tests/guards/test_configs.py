@@ -2,22 +2,33 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from source_tree import ROOT
 
 from genrec.config import load_config
 from genrec.models.build import build_model
+from genrec.planning.machine import read_cluster
 from genrec.tuning.config import load_sweep
 from genrec.tuning.sweep import check_sweep
 
-FILES = sorted((ROOT / "configs").rglob("*.y*ml"))
+CLUSTERS = sorted((ROOT / "configs" / "clusters").rglob("*.y*ml"))
+FILES = sorted(set((ROOT / "configs").rglob("*.y*ml")) - set(CLUSTERS))
 SWEEPS = [path for path in FILES if path.parent == ROOT / "configs" / "sweeps"]
 CONFIGS = [path for path in FILES if path not in SWEEPS]
 IDS = [str(path.relative_to(ROOT)) for path in CONFIGS]
 
 MAX_CONFIG_LINES = 60
 NUM_ITEMS = 1_000
+
+
+def test_clusters_load() -> None:
+    assert CLUSTERS
+    for path in CLUSTERS:
+        config = load_config(ROOT / "configs" / "quickstart.yaml")
+        assert read_cluster(path, config).workers > 0
+        assert str(path.relative_to(ROOT)) in path.read_text(encoding="utf-8").splitlines()[0]
 
 
 def test_there_are_configs() -> None:
@@ -49,7 +60,7 @@ def test_sweep_loads_and_its_trials_are_configs(path: Path) -> None:
 def test_model_builds_without_memory(path: Path) -> None:
     config = load_config(path)
     with torch.device("meta"):
-        model = build_model(config, NUM_ITEMS)
+        model = build_model(config, NUM_ITEMS, np.zeros(NUM_ITEMS + 1, dtype=np.uint8), num_actions=3)
     parameters = list(model.parameters())
     assert parameters and all(parameter.is_meta for parameter in parameters)
     # The table has a row for every item and one for the padding.

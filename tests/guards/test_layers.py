@@ -36,7 +36,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.evaluation",),
     ("genrec.evaluation.run_evaluation", "genrec.training", "genrec.planning", "genrec.reporting", "genrec.inference"),
     ("genrec.cluster",),
-    ("genrec.bench", "genrec.tuning"),
+    ("genrec.bench", "genrec.launch", "genrec.tuning"),
     (
         "genrec.cli",
         "genrec.cli_bench",
@@ -44,6 +44,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.cli_compare",
         "genrec.cli_plan",
         "genrec.cli_report",
+        "genrec.cli_submit",
         "genrec.cli_tune",
         "genrec",
     ),
@@ -57,7 +58,7 @@ STRANGERS = (
 )
 
 RAY_MODULES = re.compile(
-    r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|bench\.ray_\w+|tuning\.ray_\w+|cluster(\..*)?)$"
+    r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|bench\.ray_\w+|tuning\.ray_\w+|launch\.ray_\w+|cluster(\..*)?)$"
 )
 DEEPSPEED_MODULES = re.compile(r"genrec\.training\.(engine|universal)$")
 # Must start fast, and work where torch is broken.

@@ -32,7 +32,7 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] != "style":
+        if self._open and self._open[-1] not in ("style", "script"):
             self.texts.append(data)
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
@@ -44,8 +44,8 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
-def check_self_contained(page: Page) -> None:
-    """The page names no other file, and its links lead to its own parts."""
+def check_self_contained(page: Page, *, with_script: bool = False) -> None:
+    """The page names no other file, its links lead to its own parts, and it has no script unless it may."""
     assert "http://" not in page.html
     assert "https://" not in page.html
     assert "@import" not in page.html
@@ -56,7 +56,8 @@ def check_self_contained(page: Page) -> None:
     assert targets
     assert all(target and target.startswith("#") and target[1:] in ids for target in targets)
     assert not any("src" in attributes for _, attributes in page.elements)
-    assert not {"script", "link", "iframe", "img", "object"} & {tag for tag, _ in page.elements}
+    assert len(page.all("script")) == with_script
+    assert not {"link", "iframe", "img", "object"} & {tag for tag, _ in page.elements}
 
 
 def check_accessible(page: Page) -> None:

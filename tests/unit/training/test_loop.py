@@ -10,6 +10,7 @@ from step_guard_context import context_of
 from genrec.data.batch import MicroBatchId, batch_from_arrays
 from genrec.data.stream import Place
 from genrec.errors import RunError
+from genrec.training.clock import StepClock
 from genrec.training.engine import MicroLoss
 from genrec.training.loop import seed_micro_batch, train
 from genrec.training.meters import StepMeter
@@ -34,6 +35,7 @@ class ConstantEngine:
     def __init__(self, *losses: float) -> None:
         self.losses = list(losses)
         self.model = torch.nn.Linear(1, 1)
+        self.clock = StepClock(torch.device("cpu"))
         self.num_updates = 0
 
     def micro_step(self, *_: object, last: bool, **__: object) -> MicroLoss:

@@ -1,0 +1,118 @@
+"""Recommendations a second: of `Recommender` in one process by the size of a request, and of `genrec recommend`.
+
+    python benchmarks/recommend.py runs/quickstart [--k 10] [--batches 1 32 512] [--users 1024] [--rounds 3]
+        [--threads 1] [--skip-command]
+
+In the process, `--users` random histories of `--history` events are answered in requests of each size; loading the
+model and the first request of each size are not counted. `genrec recommend` answers every user of the run's data set,
+from the command to its end, with Ray's start-up in it. Rounds take turns.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.data.manifest import load_manifest
+from genrec.inference.recommender import Recommender
+from genrec.run_dir import open_run
+
+TIMEOUT_S = 1_800
+COMMAND = "genrec recommend"
+
+
+def histories_of(recommender: Recommender, users: int, length: int) -> list[list[Any]]:
+    """Random histories of original item ids, popular items more often."""
+    drawn = np.random.default_rng(0).random((users, length)) ** 3
+    items = (drawn * recommender.num_items).astype(int)
+    ids = recommender.item_ids.to_pylist()
+    return [[ids[item] for item in row] for row in items]
+
+
+def answer(recommender: Recommender, histories: Sequence[list[Any]], batch: int, k: int) -> float:
+    """Seconds to answer all histories in requests of `batch` users."""
+    times = [list(range(len(history))) for history in histories]
+    started_at = time.perf_counter()
+    for first in range(0, len(histories), batch):
+        part = slice(first, first + batch)
+        recommender.recommend_many(histories[part], k, times=times[part])
+    return time.perf_counter() - started_at
+
+
+def command_once(run: Path, k: int) -> float:
+    """Seconds of `genrec recommend` for all users."""
+    with tempfile.TemporaryDirectory() as folder:
+        genrec = str(Path(sys.executable).with_name("genrec"))
+        command = [genrec, "recommend", str(run), "--k", str(k), "--output", str(Path(folder) / "out")]
+        started_at = time.perf_counter()
+        subprocess.run(command, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - started_at
+
+
+def measure(arguments: argparse.Namespace) -> Result:
+    """Users a second by request size, and of the command."""
+    torch.set_num_threads(arguments.threads)
+    _, config = open_run(arguments.run)
+    num_users = load_manifest(config.data.prepared).num_users
+    recommender = Recommender.load(arguments.run)
+    histories = histories_of(recommender, arguments.users, arguments.history)
+    for batch in arguments.batches:
+        answer(recommender, histories[:batch], batch, arguments.k)
+    rows: list[Row] = []
+    for number in range(arguments.rounds):
+        readings = [
+            (f"requests of {batch}", len(histories), answer(recommender, histories, batch, arguments.k))
+            for batch in arguments.batches
+        ]
+        if not arguments.skip_command:
+            readings.append((COMMAND, num_users, command_once(arguments.run, arguments.k)))
+        for what, users, seconds in readings:
+            row: Row = {"what": what, "round": number, "users": users, "seconds": seconds}
+            rows.append({**row, "users_per_s": users / seconds, "load_average_1_min": os.getloadavg()[0]})
+    found = {
+        what: summarize(float(row["users_per_s"] or 0) for row in rows if row["what"] == what)
+        for what in dict.fromkeys(str(row["what"]) for row in rows)
+    }
+    return Result(
+        name="recommend",
+        config={"model": config.model.model_dump(mode="json"), "items": recommender.num_items, "k": arguments.k}
+        | {name: getattr(arguments, name) for name in ("users", "history", "threads")},
+        rows=rows,
+        medians={what: {"users_per_s": asdict(summary)} for what, summary in found.items() if summary is not None},
+        versions=installed_versions(("genrec", "torch", "ray")),
+        machine=describe_machine(),
+        commit=git_commit(Path(__file__).parent),
+    )
+
+
+def main() -> None:
+    """Measures what the command line asks for, prints the medians and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run directory with a model")
+    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32, 512], help="users in a request")
+    parser.add_argument("--users", type=int, default=1_024)
+    parser.add_argument("--history", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--skip-command", action="store_true", help="only in this process")
+    parser.add_argument("--json", default="benchmarks/out/recommend.json")
+    arguments = parser.parse_args()
+    result = measure(arguments)
+    write_result(arguments.json, result)
+    print(json.dumps(result.medians, indent=1))
+
+
+if __name__ == "__main__":
+    main()

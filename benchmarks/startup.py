@@ -1,0 +1,94 @@
+"""Time from the command to the first step, by phase, as the `start` line of metrics.jsonl tells it.
+
+    python benchmarks/startup.py configs/quickstart.yaml [--launchers ray local] [--rounds 3] [section.field=value ...]
+
+The data set is prepared before. Each round runs `genrec train` for one step with each launcher, and leaves nothing
+behind. `process` is from the command to a worker's first line (Ray and its workers start in it), `model` and `engine`
+build those, `first_step` waits for the first micro-batch (`first_batch_s`) and trains it.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.run_dir import RunDir, read_metrics
+
+TIMEOUT_S = 600
+ONE_STEP = ("train.max_epochs=null", "train.max_steps=1", "train.patience=null", "evaluation.max_validation_users=64")
+ALONE = ("cluster.workers=1",)
+"""The local launcher is one process here."""
+
+
+def start_once(file: str, overrides: list[str], launcher: str) -> Row:
+    """Seconds of a run's phases until its first step."""
+    with tempfile.TemporaryDirectory() as runs:
+        command = [str(Path(sys.executable).with_name("genrec")), "train", file, *overrides, "--launcher", launcher]
+        command += [f"runs_dir={runs}", "name=startup", *ONE_STEP, *(ALONE if launcher == "local" else ())]
+        subprocess.run(command, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
+        records = read_metrics(RunDir(Path(runs) / "startup").metrics_path)
+    return phases_of(records)
+
+
+def phases_of(records: list[dict[str, Any]]) -> Row:
+    """Columns of a run's only `start` line."""
+    (start,) = [record for record in records if record["kind"] == "start"]
+    phases = {f"{phase}_s": seconds for phase, seconds in start["startup"].items()}
+    row: Row = {"workers": start["workers"], "seconds_to_first_step": start["seconds_to_first_step"], **phases}
+    return {**row, "first_batch_s": start["first_batch_s"]}
+
+
+def summarize_rows(rows: list[Row]) -> dict[str, Any]:
+    """Median and spread of every phase, by launcher."""
+    medians: dict[str, Any] = {}
+    for launcher in dict.fromkeys(str(row["launcher"]) for row in rows):
+        mine = [row for row in rows if row["launcher"] == launcher]
+        columns = [name for name in mine[0] if name.endswith("_s") or name == "seconds_to_first_step"]
+        found = {name: summarize(float(row[name] or 0) for row in mine) for name in columns}
+        medians[launcher] = {name: asdict(summary) for name, summary in found.items() if summary is not None}
+    return medians
+
+
+def measure(file: str, overrides: list[str], launchers: list[str], rounds: int) -> Result:
+    """Every launcher in turn, `rounds` times."""
+    genrec = str(Path(sys.executable).with_name("genrec"))
+    subprocess.run([genrec, "prepare", file, *overrides], check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
+    rows: list[Row] = []
+    for number in range(rounds):
+        for launcher in launchers:
+            row = start_once(file, overrides, launcher)
+            rows.append({"launcher": launcher, "round": number, **row, "load_average_1_min": os.getloadavg()[0]})
+            print(json.dumps(rows[-1]), flush=True)
+    return Result(
+        name="startup",
+        config={"file": file, "overrides": overrides, "rounds": rounds},
+        rows=rows,
+        medians=summarize_rows(rows),
+        versions=installed_versions(("genrec", "torch", "deepspeed", "ray")),
+        machine=describe_machine(),
+        commit=git_commit(Path(__file__).parent),
+    )
+
+
+def main() -> None:
+    """Measures what the command line asks for, prints the medians and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", default="configs/quickstart.yaml")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--launchers", nargs="+", choices=["ray", "local"], default=["ray", "local"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", default="benchmarks/out/startup.json")
+    arguments = parser.parse_args()
+    result = measure(arguments.file, arguments.overrides, arguments.launchers, arguments.rounds)
+    write_result(arguments.json, result)
+    print(json.dumps(result.medians, indent=1))
+
+
+if __name__ == "__main__":
+    main()

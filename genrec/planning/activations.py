@@ -1,0 +1,174 @@
+"""What a forward pass keeps for the backward pass, counted on the real layers and not guessed.
+
+A model of one and of two of the config's layers, with a small item table, runs forward on a few short sequences, and
+`saved_tensors_hooks` sees every tensor that autograd keeps. Bytes are counted once for each storage, without weights
+and buffers. They are exactly linear in
+
+    layers, events T, attention pairs P (rows * keys of the tiles that the CPU kernels compute), items I
+
+so four small passes give the coefficients, and any size follows. On a GPU softmax attention keeps no pairs, because
+torch's fused kernel computes them again; HSTU's attention is written out on every device and keeps them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from genrec.config import ExperimentConfig
+from genrec.config_models import HSTUConfig
+from genrec.data.batch import Batch, batch_from_arrays
+from genrec.models.attention import row_blocks
+from genrec.models.base import SequenceModel
+from genrec.models.build import build_model
+from genrec.models.jagged import jagged_layout
+from genrec.planning.model_size import without_vectors
+from genrec.planning.workload import ACTIONS_WITHOUT_DATA
+
+SMALL_ITEMS, LARGE_ITEMS = 40, 80
+
+
+class Load(NamedTuple):
+    """What of a micro-batch decides its memory: events, padded slots of attention, and pairs of its tiles."""
+
+    tokens: float
+    slots: float
+    pairs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """fixed + per_token * T + per_pair * P + per_item * I, in bytes."""
+
+    fixed: float
+    per_token: float
+    per_pair: float
+    per_item: float = 0.0
+
+    def at(self, load: Load, items: int = 0) -> float:
+        """Bytes of a micro-batch and a catalogue."""
+        return max(0.0, self.fixed + self.per_token * load.tokens + self.per_pair * load.pairs + self.per_item * items)
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Bytes that are kept: `ends` of input, output and loss, `layer` of one layer, `inside` of one recomputed layer."""
+
+    ends: Linear
+    layer: Linear
+    inside: Linear
+    num_layers: int
+
+    def kept(self, load: Load, items: int) -> float:
+        """All that is kept when the loss is known; a recomputed layer counts while its backward pass runs."""
+        return self.ends.at(load, items) + self.num_layers * self.layer.at(load) + self.inside.at(load)
+
+
+def load_of(lengths: Sequence[int] | npt.NDArray[np.integer]) -> Load:
+    """The load of a micro-batch with windows of these lengths."""
+    borders = np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
+    groups = jagged_layout(torch.from_numpy(borders), num_heads=1).groups
+    pairs = sum(
+        group.num_sequences * sum((last - first) * last for first, last in row_blocks(group.length)) for group in groups
+    )
+    return Load(float(borders[-1]), float(sum(g.num_sequences * g.length for g in groups)), float(pairs))
+
+
+def measure_activations(config: ExperimentConfig, *, on_gpu: bool = False) -> Activations:
+    """The coefficients of a config's model and loss; takes a moment, on this machine's CPU."""
+    one, two = _fit(config, 1), _fit(config, 2)
+    layer = Linear(two.fixed - one.fixed, two.per_token - one.per_token, two.per_pair - one.per_pair)
+    inside = Linear(0.0, 0.0, 0.0)
+    if getattr(config.model, "recompute", "none") != "none":
+        plain = config.model_copy(update={"model": config.model.model_copy(update={"recompute": "none"})})
+        kept = measure_activations(plain, on_gpu=on_gpu).layer
+        inside = Linear(kept.fixed, kept.per_token - layer.per_token, kept.per_pair - layer.per_pair)
+    ends = Linear(one.fixed - layer.fixed, one.per_token - layer.per_token, one.per_pair - layer.per_pair, one.per_item)
+    if on_gpu and not isinstance(config.model, HSTUConfig):
+        ends, layer, inside = (Linear(x.fixed, x.per_token, 0.0, x.per_item) for x in (ends, layer, inside))
+    return Activations(ends, layer, inside, config.model.num_layers)
+
+
+def _fit(config: ExperimentConfig, num_layers: int) -> Linear:
+    small = config.model_copy(update={"model": config.model.model_copy(update={"num_layers": num_layers})})
+    longest = min(32, config.sequence.max_length)
+    shapes = [(2, longest // 2), (4, longest // 2), (2, longest)]
+    rows, values = [], []
+    for count, length in shapes:
+        load = load_of([length] * count)
+        rows.append([1.0, load.tokens, load.pairs])
+        values.append(_saved_bytes(small, SMALL_ITEMS, [length] * count))
+    fixed, per_token, per_pair = np.linalg.solve(np.array(rows), np.array(values)).tolist()
+    more = _saved_bytes(small, LARGE_ITEMS, [shapes[0][1]] * shapes[0][0])
+    per_item = (more - values[0]) / (LARGE_ITEMS - SMALL_ITEMS)
+    return Linear(fixed - per_item * SMALL_ITEMS, per_token, per_pair, per_item)
+
+
+def _saved_bytes(config: ExperimentConfig, num_items: int, lengths: list[int]) -> float:
+    """Bytes that a training forward pass of the real model keeps for its backward pass."""
+    model, batch = _small_model(config, num_items), _batch(config, num_items, lengths)
+    engine = config.engine
+    whole = engine.precision == "bf16" and engine.name != "torch"
+    model = model.to(torch.bfloat16) if whole else model
+    held = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    held |= {value.untyped_storage().data_ptr() for value in _tensors(batch)}
+    kept: dict[int, Tensor] = {}  # the tensors themselves, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in held:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    autocast = engine.precision == "bf16" and not whole
+    with (
+        torch.random.fork_rng(devices=()),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
+        loss = model(batch).loss_sum
+        total = float(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+    del loss
+    return total
+
+
+def _small_model(config: ExperimentConfig, num_items: int) -> SequenceModel:
+    types = np.zeros(num_items + 1, dtype=np.uint8) if config.inputs.item_types else None
+    with torch.random.fork_rng(devices=()):
+        model = build_model(without_vectors(config), num_items, types, ACTIONS_WITHOUT_DATA)
+    model.item_table.train_counts = torch.ones(num_items + 1, dtype=torch.int64)
+    return model.train()
+
+
+def _batch(config: ExperimentConfig, num_items: int, lengths: list[int]) -> Batch:
+    tokens = sum(lengths)
+    items = np.arange(tokens) % num_items + 1
+    batch = batch_from_arrays(items, np.concatenate([[0], np.cumsum(lengths)]), times=np.arange(tokens), targets=items)
+    following = {
+        "negatives": torch.from_numpy(np.arange(config.loss.num_in_batch) % num_items + 1),
+        "next_items": batch.items,
+        "next_actions": torch.ones(tokens, dtype=torch.int64),
+        "next_values": torch.ones(tokens),
+        "step_weight": float(tokens),
+        "step_actions": tokens,
+        "step_values": tokens,
+    }
+    weighted = config.loss.action_weights or config.loss.value_weights
+    return batch_with(batch, **following, target_weights=torch.ones(tokens) if weighted else None)
+
+
+def batch_with(batch: Batch, **values: object) -> Batch:
+    """The batch with other fields."""
+    from dataclasses import replace
+
+    return replace(batch, **values)  # type: ignore[arg-type]  # names and types are those of Batch
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    from dataclasses import fields
+
+    values = (getattr(batch, field.name) for field in fields(batch))
+    return [value for value in values if isinstance(value, Tensor)]

@@ -1,0 +1,171 @@
+"""The figures of a benchmark of training: throughput over workers, memory by part, the time of a step by phase."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from genrec.reporting import formats
+from genrec.reporting.bars import MAX_BARS, Bar, stacked_bars
+from genrec.reporting.bench_cases import PARTS, STEP_PARTS, Case
+from genrec.reporting.plots import MUTED, SERIES, TICK_STEPS, Chart, draw_grid, short_count, svg_chart
+
+MAX_CURVES = 4
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.6)), (0, (6, 1.6, 1.6, 1.6)))
+MARKERS = ("o", "s", "^", "D")
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Cases that differ in their number of workers alone, by rising number."""
+
+    label: str
+    cases: tuple[Case, ...]
+
+    @property
+    def efficiency(self) -> float:
+        """Throughput of the most workers as a part of what the fewest would give, times as many."""
+        first, last = self.cases[0], self.cases[-1]
+        return self.speedup * (first.workers or 1) / (last.workers or 1)
+
+    @property
+    def speedup(self) -> float:
+        """Throughput of the most workers over that of the fewest."""
+        return (self.cases[-1].median("events_per_s") or 0.0) / (self.cases[0].median("events_per_s") or 1.0)
+
+
+def scalings(cases: Sequence[Case]) -> list[Scaling]:
+    """The sets of cases that scale over workers, the fastest at its most workers first."""
+    sets: dict[tuple[tuple[str, str], ...], dict[int, Case]] = {}
+    for case in cases:
+        if case.mode == "full" and case.workers and case.median("events_per_s"):
+            others = tuple((k, str(v)) for k, v in case.axes.items() if k != "cluster.workers")
+            sets.setdefault(others, {}).setdefault(case.workers, case)
+    scaling = {others: by_workers for others, by_workers in sets.items() if len(by_workers) > 1}
+    values: dict[str, set[str]] = {}
+    for name, value in (axis for others in scaling for axis in others):
+        values.setdefault(name, set()).add(value)
+    found = []
+    for others, by_workers in scaling.items():
+        # Only what tells one curve from another.
+        label = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in others if len(values[name]) > 1)
+        found.append(Scaling(label or "all settings alike", tuple(by_workers[n] for n in sorted(by_workers))))
+    return sorted(found, key=lambda scaling: -(scaling.cases[-1].median("events_per_s") or 0.0))
+
+
+def training_charts(name: str, cases: Sequence[Case]) -> list[Chart]:
+    """The figures that the cases have the numbers for; ids begin with `name`."""
+    charts = [_scaling_chart(name, scalings(cases)), _memory_chart(name, cases), _step_chart(name, cases)]
+    return [chart for chart in charts if chart is not None]
+
+
+def _scaling_chart(name: str, found: Sequence[Scaling]) -> Chart | None:
+    if not found:
+        return None
+    shown = found[:MAX_CURVES]
+    workers = sorted({case.workers or 1 for scaling in shown for case in scaling.cases})
+
+    def draw(axes: Any) -> None:
+        for place, scaling in enumerate(shown):
+            values = [case.values["events_per_s"] for case in scaling.cases]
+            positions = np.array([case.workers or 1 for case in scaling.cases], dtype=float)
+            medians = np.array([value.median for value in values])
+            spans = np.array([[v.median - v.minimum for v in values], [v.maximum - v.median for v in values]])
+            color, label = SERIES[place], scaling.label
+            axes.errorbar(
+                positions, medians, spans, color=color, marker=MARKERS[place], ls=DASHES[place], label=label, capsize=2
+            )
+            ideal = medians[0] * positions / positions[0]
+            axes.plot(positions, ideal, color=MUTED, lw=0.9, ls=(0, (2.5, 2.5)), label="" if place else "ideal")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(workers))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: short_count(position)))
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=TICK_STEPS, min_n_ticks=3))
+        draw_grid(axes, short_count)
+        axes.legend(loc="upper left", frameon=False, borderaxespad=0.1, handlelength=2.4, labelspacing=0.25)
+
+    best = shown[0]
+    value = f"{formats.percent(best.efficiency)} efficiency on {best.cases[-1].workers} workers"
+    caption = "Events per second over workers; uprights are the range of the repetitions. Dashed grey: ideal."
+    if len(found) > MAX_CURVES:
+        caption += f" The {MAX_CURVES} fastest of {len(found)} settings; the table has all."
+    title = "Throughput over workers"
+    svg = svg_chart(f"{name}-scaling", draw, description=f"{title}, {value}. {caption}")
+    return Chart(title, value, caption, svg)
+
+
+def _memory_chart(name: str, cases: Sequence[Case]) -> Chart | None:
+    full = [case for case in cases if case.mode == "full" and (case.median("peak_bytes") or _predicted(case))]
+    if not full:
+        return None
+    largest = max(max(case.median("peak_bytes") or 0.0, _predicted(case) or 0.0) for case in full)
+    unit, unit_name = formats.byte_unit(largest)
+    bars = [_memory_bar(case, unit) for case in full]
+    title, value = "Peak memory of a worker", f"at most {formats.num_bytes(largest)}"
+    caption = f"{unit_name} above the process before its model. " + (
+        "Filled: predicted, by part; outline: predicted in all; diamond: measured, the median."
+        if any(bar.outline is not None for bar in bars)
+        else "Measured, the median."
+    )
+    svg = stacked_bars(
+        f"{name}-memory",
+        bars,
+        description=f"{title}, {value}. {caption}",
+        value_format=lambda value: f"{value:.3g}",
+        outline_label="predicted",
+        mark_label="measured",
+    )
+    return Chart(title, value, caption + _left_out(bars), svg)
+
+
+def _memory_bar(case: Case, unit: float) -> Bar:
+    parts = {part: (case.median(f"predicted_{part}_bytes") or 0.0) / unit for part in PARTS}
+    parts = {part.replace("_", " "): value for part, value in parts.items() if value}
+    predicted, measured = _predicted(case), case.median("peak_bytes")
+    if predicted is None and not parts:
+        return Bar(case.name, {"measured": (measured or 0.0) / unit})
+    return Bar(
+        case.name,
+        parts,
+        outline=None if predicted is None else predicted / unit,
+        mark=None if measured is None else measured / unit,
+    )
+
+
+def _predicted(case: Case) -> float | None:
+    found = case.median("predicted_bytes")
+    if found is not None:
+        return found
+    return sum(case.median(f"predicted_{part}_bytes") or 0.0 for part in PARTS) or None
+
+
+def _step_chart(name: str, cases: Sequence[Case]) -> Chart | None:
+    timed = [case for case in cases if any(case.median(f"{part}_s") for part in STEP_PARTS)]
+    if not timed:
+        return None
+    bars = []
+    for case in timed:
+        parts = {part.replace("_", " "): 1e3 * (case.median(f"{part}_s") or 0.0) for part in STEP_PARTS}
+        step_s = case.median("step_s")
+        bars.append(
+            Bar(case.label, {k: v for k, v in parts.items() if v}, mark=None if step_s is None else 1e3 * step_s)
+        )
+    title = "Where the time of a step goes"
+    longest = max(timed, key=lambda case: case.median("step_s") or 0.0)
+    value = f"longest step {formats.seconds(longest.median('step_s'))}"
+    caption = "Milliseconds, medians of each phase; diamond: the whole step, timed by itself."
+    svg = stacked_bars(
+        f"{name}-step",
+        bars,
+        description=f"{title}, {value}. {caption}",
+        value_format=lambda value: f"{value:,.4g}",
+        mark_label="whole step",
+    )
+    return Chart(title, value, caption + _left_out(bars), svg)
+
+
+def _left_out(bars: Sequence[Bar]) -> str:
+    return f" The first {MAX_BARS} of {len(bars)} cases; the table has all." if len(bars) > MAX_BARS else ""

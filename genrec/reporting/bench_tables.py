@@ -1,0 +1,182 @@
+"""The tables of any benchmark: cases of training with their spread, and medians of whatever other rows hold."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from genrec.bench.result import Row, Summary, summarize
+from genrec.reporting import formats
+from genrec.reporting.bench_cases import STEP_PARTS, Case, reading
+from genrec.reporting.document import Cell, Column, Table, columns, number_cell, words
+
+REPEATS = ("repetition", "round", "repeat", "attempt")  # columns that number the repetitions of one thing
+NOISE = ("load_average_1_min",)
+SAID = ("error", "message")
+MEASURED = ("_s", "_bytes", "_per_s", "_seconds", "_fraction", "_ratio", "_gib", "mfu", "seconds", "loss")
+
+
+def value_text(key: str, value: float | None) -> str:
+    """A reading with the unit that the end of its name gives it."""
+    if key.endswith("_per_s") or "_per_" in key:
+        return formats.number(value)
+    if key.endswith("_s") or key == "seconds":
+        short = value is not None and 0 < abs(value) < 1
+        return f"{formats.number(1e3 * (value or 0.0), 3)} ms" if short else formats.seconds(value)
+    if key.endswith("_bytes"):
+        return formats.num_bytes(value)
+    return formats.percent(value) if key == "mfu" or key.endswith("_fraction") else formats.number(value)
+
+
+def case_table(cases: Sequence[Case]) -> Table:
+    """A line for each case: what was varied, how it went, throughput and its spread, memory, and what was foreseen."""
+    axes = [key for key in dict.fromkeys(key for case in cases for key in case.axes) if key != "cluster.workers"]
+    with_modes = len({case.mode for case in cases}) > 1
+    named = [key for key in ("events_per_s", "tokens_per_s", "step_s", "mfu") if _any(cases, key)]
+    memory = [key for key in ("peak_bytes", "predicted_bytes") if _any(cases, key)]
+    titles = {
+        "events_per_s": "Events/s",
+        "tokens_per_s": "Tokens/s",
+        "step_s": "Step",
+        "mfu": "MFU",
+        "peak_bytes": "Peak memory",
+        "predicted_bytes": "Predicted",
+    }
+    short = [axis.rpartition(".")[2] for axis in axes]
+    shown = [axis if short.count(name) > 1 else name for axis, name in zip(axes, short, strict=True)]
+    head = ["Case", *shown, *(["Mode"] if with_modes else []), "Workers", "Status", "Readings"]
+    head += [title for key in named for title in ([titles[key], "Spread"] if key == "events_per_s" else [titles[key]])]
+    head += [titles[key] for key in memory] + (["Error of it"] if len(memory) == 2 else [])
+    lines = []
+    for case in cases:
+        line = [words(case.name), *(_axis(case.axes.get(axis)) for axis in axes)]
+        line += [words(case.mode)] if with_modes else []
+        count = max((found.count for found in case.values.values()), default=0)
+        line += [_count(case.workers), words(case.status.replace("-", " ")), _count(count)]
+        for key in named:
+            line.append(_value(case, key, strong=key == "events_per_s"))
+            if key == "events_per_s":
+                found = case.values.get(key)
+                spread = found.spread if found is not None and found.count > 1 else None
+                line.append(number_cell(spread, formats.percent(spread)))
+        line += [_value(case, key) for key in memory]
+        if len(memory) == 2:
+            seen, foreseen = (case.median(key) for key in memory)
+            error = None if foreseen is None or not seen else foreseen / seen - 1
+            line.append(number_cell(error, formats.MISSING if error is None else f"{100 * error:+.0f}%"))
+        lines.append(tuple(line))
+    text = "Medians over the repetitions; the spread is (largest - smallest) / median."
+    return Table("Cases", columns(*head, worded=("Mode", "Status", *shown)), tuple(lines), text)
+
+
+def step_table(cases: Sequence[Case]) -> Table | None:
+    """The phases of a step of each case; None when none was timed."""
+    parts = [part for part in STEP_PARTS if _any(cases, f"{part}_s")]
+    timed = [case for case in cases if any(case.median(f"{part}_s") is not None for part in parts)]
+    if not timed:
+        return None
+    head = columns("Case", *(part.replace("_", " ").capitalize() for part in parts))
+    lines = [(words(case.label), *(_value(case, f"{part}_s") for part in parts)) for case in timed]
+    return Table("Time of a step by phase", head, tuple(lines), "Medians.")
+
+
+def failed_table(cases: Sequence[Case]) -> Table | None:
+    """What the cases that did not go well said; None when there are none."""
+    failed = [case for case in cases if not case.is_ok]
+    lines = [
+        (words(case.label), words(case.status.replace("-", " ")), words(case.error or formats.MISSING))
+        for case in failed
+    ]
+    head = columns("Case", "Status", "What it said", worded=("Status", "What it said"))
+    return Table("Cases that did not go well", head, tuple(lines)) if failed else None
+
+
+def grouped_rows(rows: Sequence[Row]) -> tuple[list[str], list[str], dict[tuple[str, ...], list[Row]]]:
+    """The columns that name what was read, those of the readings, and the rows of each thing that was read."""
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in (*REPEATS, *NOISE, *SAID)]
+    measured = [key for key in keys if _is_measured(key, [row.get(key) for row in rows])]
+    named = [key for key in keys if key not in measured]
+    together: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        together.setdefault(tuple(formats.plain(row.get(key)) for key in named), []).append(row)
+    return named, measured, together
+
+
+def rows_table(rows: Sequence[Row]) -> Table | None:
+    """Rows of any shape: those that agree in all that is not a reading are one line of medians with their spread."""
+    named, measured, together = grouped_rows(rows)
+    repeated = any(len(group) > 1 for group in together.values())
+    head: list[Column] = [Column(key.replace("_", " "), True) for key in named] or [Column("row", True)]
+    head += [Column("readings")] if repeated else []
+    for key in measured:
+        head += [Column(key.replace("_", " ")), *([Column("spread")] if repeated else [])]
+    lines = []
+    for place, group in enumerate(together.values(), start=1):
+        line = [_axis(group[0].get(key)) for key in named] or [number_cell(place, str(place))]
+        line += [_count(len(group))] if repeated else []
+        for key in measured:
+            found = summarize(value for row in group if (value := reading(row.get(key))) is not None)
+            line += _summary_cells(key, found, with_spread=repeated)
+        lines.append(tuple(line))
+    text = "Medians; the spread is (largest - smallest) / median." if repeated else ""
+    return Table("Readings", tuple(head), tuple(lines), text) if lines else None
+
+
+def medians_table(medians: Mapping[str, Any]) -> Table | None:
+    """What the benchmark itself says that its readings come to, name by name; None when it says nothing."""
+    lines = []
+    for name, value in _flat(medians):
+        if isinstance(value, Summary):
+            cells = [number_cell(v, value_text(name, v)) for v in (value.median, value.minimum, value.maximum)]
+            lines.append((words(name), *cells, _count(value.count)))
+        else:
+            number = reading(value)
+            shown = formats.plain(value) if number is None else value_text(name, number)
+            missing = words(formats.MISSING)
+            lines.append((words(name), Cell(shown, number), missing, missing, missing))
+    head = columns("Name", "Median", "Smallest", "Largest", "Readings")
+    return Table("What it comes to", head, tuple(lines)) if lines else None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value.keys() == {"median", "minimum", "maximum", "count"}:
+            yield name, Summary(value["median"], value["minimum"], value["maximum"], value["count"])
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _is_measured(key: str, values: Sequence[Any]) -> bool:
+    """True for readings: numbers that have a fraction or the name of a unit, and no other kind of value beside them."""
+    known = [value for value in values if value is not None]
+    if not known or any(reading(value) is None for value in known):
+        return False
+    return key.endswith(MEASURED) or any(isinstance(value, float) for value in known)
+
+
+def _any(cases: Sequence[Case], key: str) -> bool:
+    return any(case.median(key) is not None for case in cases)
+
+
+def _value(case: Case, key: str, *, strong: bool = False) -> Cell:
+    value = case.median(key)
+    text = formats.count(value) if key.endswith("_per_s") else value_text(key, value)
+    return number_cell(value, text, strong=strong and value is not None)
+
+
+def _axis(value: Any) -> Cell:
+    return Cell(formats.MISSING if value is None else formats.plain(value), reading(value))
+
+
+def _count(value: float | None) -> Cell:
+    return number_cell(value, formats.count(value))
+
+
+def _summary_cells(key: str, found: Summary | None, *, with_spread: bool) -> list[Cell]:
+    median = None if found is None else found.median
+    cells = [number_cell(median, value_text(key, median))]
+    if with_spread:
+        spread = None if found is None or found.count < 2 else found.spread
+        cells.append(number_cell(spread, formats.percent(spread)))
+    return cells
