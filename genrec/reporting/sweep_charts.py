@@ -14,7 +14,6 @@ from genrec.reporting.plots import (
     Chart,
     Line,
     draw_grid,
-    line_chart,
     short_count,
     svg_chart,
 )
@@ -60,13 +59,14 @@ def _curves(record: SweepRecord) -> Chart | None:
     left_out = len(others) - len(shown)
     caption = "Over epochs, a line for each trial, the best in colour."
     caption += f" {left_out} more are left out." if left_out else ""
-    svg = line_chart(
-        "curves",
-        drawn,
-        description=f"Learning curves of {len(drawn)} trials; the best reaches {value}.",
-        value_format=lambda number: f"{number:.4g}",
-        from_zero=False,
-    )
+
+    def draw(axes: Any) -> None:
+        for line in drawn:
+            strong = line.color == ACCENT
+            axes.plot(line.positions, line.values, color=line.color, alpha=1 if strong else 0.3, linewidth=1 + strong)
+        _finish(axes, {}, False)
+
+    svg = svg_chart("curves", draw, description=f"Learning curves of {len(drawn)} trials; the best reaches {value}.")
     return Chart(f"{_title(record.metric)} while training", f"{value} best", caption, svg)
 
 
@@ -90,9 +90,10 @@ def _importances(record: SweepRecord) -> Chart | None:
         places = range(len(found))
         axes.barh(list(places), [value for _, value in found], color=ACCENT, height=0.62)
         axes.set_yticks([])
-        axes.set_xlim(0, 1)
+        axes.set_xlim(0, 1.7)  # room for the names
+        axes.set_xticks([0, 0.5, 1])
         for place, (key, value) in zip(places, found, strict=True):
-            axes.annotate(f"{key}  {value:.2f}", (min(value + 0.02, 0.45), place), va="center", color=INK)
+            axes.annotate(f"{key}  {value:.2f}", (value + 0.02, place), va="center", color=INK)
 
     top, share = found[-1]
     caption = "Share of each setting in what decides whether a trial is among the best (PED-ANOVA); they sum to 1."
