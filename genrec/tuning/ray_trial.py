@@ -131,14 +131,15 @@ def _train(config: ExperimentConfig, job: TrialJob, account: Account) -> None:
     thread.start()
     num_told = 0
     while True:
-        alive = thread.is_alive()
+        alive, looked_s = thread.is_alive(), time.perf_counter()
         account.follow(run)
         num_told = _tell(job, account, run, num_told)
         if account.progress.outcome is not None:
             return  # Tune ends this process, and with it the workers
         if not alive:
             break
-        thread.join(POLL_S)
+        # A long metrics.jsonl takes long to read: looking stays a twentieth of the time.
+        thread.join(max(POLL_S, 20 * (time.perf_counter() - looked_s)))
     if failed:
         _end_failed(failed[0], account)
         return
@@ -202,6 +203,9 @@ def _take_over(job: TrialJob, trial: str, asked: dict[str, Any], account: Accoun
     progress: Progress = account.progress
     if donor.name.partition("-")[0] == trial:
         return  # its own: it was paused, and goes on from its own checkpoints
+    last = account.progress.took_over[-1] if account.progress.took_over else {}
+    if (last.get("from"), last.get("step"), last.get("params")) == (donor.name, step, asked["params"]):
+        return  # taken over already: it was started again, and goes on from there
     life = progress.life + 1
     hand_over(donor, step, trial_config(job.folder, job.base, int(trial), asked["params"], life))
     progress.life, progress.params = life, asked["params"]
