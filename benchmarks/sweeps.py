@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3, help="fresh seeds of the retraining")
     parser.add_argument("--folder", type=Path, help="where the sweeps are kept; default: a temporary folder")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/sweeps.json"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/out/sweeps.json"))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
