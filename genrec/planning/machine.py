@@ -133,7 +133,7 @@ def this_machine(config: ExperimentConfig, *, measure: bool) -> Machine:
     if measure:
         peak = measure_gemm(torch.device("cpu"), dtype, threads, size=1_024)
     return Machine(
-        name=f"this machine, {workers} workers of {threads} threads",
+        name=f"this machine, workers x threads {workers} x {threads}",
         nodes=1,
         workers_per_node=workers,
         on_gpu=False,

@@ -21,6 +21,7 @@ from typing import Literal
 
 from genrec.config import ExperimentConfig, FullSoftmaxConfig
 from genrec.config_models import DecoderConfig, ESASRecConfig, HSTUConfig
+from genrec.data.plan import MIN_BLOCK_TOKENS
 from genrec.losses.full import tile_shape
 from genrec.models.decoder import feed_forward_dim_of
 from genrec.planning.activations import Activations, Load
@@ -73,8 +74,8 @@ class MemoryParts:
 
     @property
     def least(self) -> float:
-        """Bytes that a worker cannot do without: the total without runtime and allocator."""
-        return self.total - self.runtime - self.allocator
+        """Bytes that a worker cannot do without: the total without data, runtime and allocator."""
+        return self.total - self.data - self.runtime - self.allocator
 
     @property
     def total(self) -> float:
@@ -154,7 +155,7 @@ def predict_memory(
     """The memory of a worker whose heaviest micro-batch is `load`, for a catalogue that training knows `items` of."""
     sharding = sharding_of(config, workers)
     accumulates = config.accumulation(workers) > 1
-    state = _state(config, size, sharding)
+    state = _state(config, size, sharding, load)
     loss = _Loss.of(config, load, items)
     e, table, other = sharding.weight_bytes, size.table, size.other
     gathered = e * table if sharding.stage == 3 else 0.0
@@ -196,7 +197,7 @@ def predict_memory(
     return max(moments, key=lambda parts: parts.total)
 
 
-def _state(config: ExperimentConfig, size: ModelSize, sharding: Sharding) -> MemoryParts:
+def _state(config: ExperimentConfig, size: ModelSize, sharding: Sharding, load: Load) -> MemoryParts:
     """What a worker holds between two steps."""
     averaged = 0.0 if config.optimizer.ema_decay is None else 4.0
     share = sharding.workers if sharding.stage == 3 else 1
@@ -216,19 +217,18 @@ def _state(config: ExperimentConfig, size: ModelSize, sharding: Sharding) -> Mem
         activations=0.0,
         logits=0.0,
         communication=0.0,
-        data=_data(config) + (0.0 if sharding.on_gpu else PIPELINE_BYTES),
+        data=_data(config, load, sharding.workers) + (0.0 if sharding.on_gpu else PIPELINE_BYTES),
         runtime=0.0 if sharding.on_gpu else RUNTIME_BYTES[sharding.stage],
         moment="update",
         host=host,
     )
 
 
-def _data(config: ExperimentConfig) -> float:
-    """Micro-batches in flight: two blocks of rows that wait, and the one that is trained on."""
+def _data(config: ExperimentConfig, load: Load, workers: int) -> float:
+    """Micro-batches in flight: two blocks of steps that wait, and the one that is trained on."""
     batch = config.batch
-    workers = config.cluster.min_workers
-    share = batch.tokens_per_step / workers
-    return EVENT_BYTES * (share / config.accumulation(workers) + 2 * batch.steps_per_block * share)
+    steps = max(batch.steps_per_block, MIN_BLOCK_TOKENS // batch.tokens_per_step)
+    return EVENT_BYTES * load.tokens * (1 + 2 * steps * config.accumulation(workers))
 
 
 @dataclass(frozen=True, slots=True)

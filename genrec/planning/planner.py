@@ -182,7 +182,7 @@ def make_plan(
         option = estimator.option(variant, size, overrides)
         if option is not None:
             found.append(option)
-    found.sort(key=lambda one: (not one.fits, -round(one.events_per_s, -1), one.memory.total))
+    found.sort(key=lambda one: (not one.fits, -one.events_per_s, one.memory.total))
     work = estimator.workload(config.batch.micro_batches_per_step)
     if work is None or not found:
         raise ConfigError("No number of micro-batches holds the longest window; raise batch.tokens_per_step.")
