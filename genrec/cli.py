@@ -1,7 +1,6 @@
 """The command line: `genrec COMMAND`. It reads options, calls one function, and prints what it returns."""
 
 import json
-import logging
 import os
 import sys
 import time
@@ -21,10 +20,11 @@ from genrec.cli_checkpoints import checkpoints
 from genrec.cli_compare import compare
 from genrec.cli_plan import plan
 from genrec.cli_report import report
+from genrec.cli_tune import tune
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
 from genrec.errors import ConfigError, GenrecError, full_disk
-from genrec.run_dir import RunDir, load_saved_config, open_run, run_dir_of
+from genrec.run_dir import RunDir, load_saved_config, log_to, open_run, run_dir_of
 
 STARTED_AT_S = time.time()
 
@@ -144,7 +144,7 @@ def _train(
         said.append(text)
 
     run = open_run_directory(experiment, fresh=fresh, say=say, allow_change=allow_change)
-    log = _log_to(run.log_path)
+    log = log_to(run.log_path)
     for text in said:
         log.info(text)
     experiment = load_saved_config(run.config_path)
@@ -221,6 +221,7 @@ def recommend(
 
 app.command()(checkpoints)
 app.command()(compare)
+app.command()(tune)
 app.command()(plan)
 app.command()(bench)
 app.command()(report)
@@ -274,16 +275,6 @@ def _print_evaluation(evaluation: dict[str, Any], experiment: ExperimentConfig) 
 
 def _say(text: str) -> None:
     console.print(escape(text), highlight=False)
-
-
-def _log_to(path: Path) -> logging.Logger:
-    """What this process logs goes to the run's log.txt too."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log = logging.getLogger("genrec")
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
-    return log
 
 
 def main() -> None:

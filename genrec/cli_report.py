@@ -17,7 +17,10 @@ console = Console()
 
 def report(
     paths: Annotated[
-        list[Path], typer.Argument(help="run directories, benchmark results, folders of them", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="run directories, benchmark results, folders of them; or a sweep's folder", show_default=False
+        ),
     ],
     html: Annotated[
         Path | None, typer.Option(help="the page; default: RUN/report.html for one run, else report.html here")
@@ -43,7 +46,12 @@ def _report(paths: list[Path], html: Path | None, markdown: Path | None) -> None
     from genrec.reporting.report import report_document
     from genrec.reporting.run_report import write_report
     from genrec.reporting.sources import is_run
+    from genrec.reporting.sweep_record import is_sweep
+    from genrec.reporting.sweep_report import write_sweep_report
 
+    if len(paths) == 1 and is_sweep(paths[0]) and not markdown:
+        console.print(f"Report: {write_sweep_report(paths[0], html)}", highlight=False)
+        return
     if len(paths) == 1 and is_run(paths[0]):
         if html or not markdown:
             console.print(f"Report: {write_report(RunDir(paths[0]), html)}", highlight=False)

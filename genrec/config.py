@@ -197,6 +197,7 @@ class TrackingConfig(Section):
 
     wandb: bool = Field(False, description="log to Weights & Biases; without a key it logs offline")
     wandb_project: str = Field("genrec", description="project on Weights & Biases")
+    wandb_group: str | None = Field(None, description="group of runs there; the trials of a sweep are one")
 
 
 class ExperimentConfig(Section):

@@ -78,28 +78,30 @@ def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[st
     pending: list[type[BaseModel]] = []
     for part in loc:
         if pending and isinstance(part, str):
-            chosen = [m for m in pending if part in _tags(m)]
+            chosen = [m for m in pending if part in tags_of(m)]
             if chosen:
                 current, pending = chosen[0], []
                 continue
         keys.append(str(part))
         field = current.model_fields.get(str(part)) if current is not None else None
-        candidates = _models_in(field.annotation) if field is not None else []
+        candidates = models_in(field.annotation) if field is not None else []
         pending = candidates if len(candidates) > 1 else []
         if field is not None:
             current = candidates[0] if len(candidates) == 1 else None
-    names = list(current.model_fields) if current is not None else [tag for model in pending for tag in _tags(model)]
+    names = list(current.model_fields) if current is not None else [tag for model in pending for tag in tags_of(model)]
     return keys, sorted(names)
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that an annotation allows: one, or the kinds of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) is None:
         return []
-    return [m for argument in get_args(annotation) for m in _models_in(argument)]
+    return [m for argument in get_args(annotation) for m in models_in(argument)]
 
 
-def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+def tags_of(model: type[BaseModel]) -> tuple[Any, ...]:
+    """The values of `name` that select this kind of section."""
     field = model.model_fields.get("name")
     return get_args(field.annotation) if field is not None else ()

@@ -15,6 +15,7 @@ runs/NAME/
 """
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,3 +160,13 @@ def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 def load_saved_config(path: Path) -> ExperimentConfig:
     """A config that genrec itself has saved."""
     return config_from_dict(read_yaml(path), str(path))
+
+
+def log_to(path: Path) -> logging.Logger:
+    """What this process logs goes to the run's log.txt too."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log = logging.getLogger("genrec")
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    return log

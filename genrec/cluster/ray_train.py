@@ -162,7 +162,7 @@ def _trainer(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
             failure_config=FailureConfig(
                 max_failures=cluster.max_failures, max_preemption_failures=cluster.max_preemptions
             ),
-            worker_runtime_env={"env_vars": _worker_environment()},
+            worker_runtime_env={"env_vars": worker_environment()},
         ),
         validation_config=(
             validation_config(config_from_dict(job.config), job.run_root)
@@ -252,7 +252,7 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
     return None
 
 
-def _worker_environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Settings of this process that workers need too. No credentials of storage: Ray logs and shows these."""
     genrec = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TORCH_EXTENSIONS_DIR", "GENREC_DATA")
     storage = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "GOOGLE_APPLICATION_CREDENTIALS")

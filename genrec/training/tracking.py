@@ -123,6 +123,7 @@ def _start_wandb(config: ExperimentConfig, folder: Path, run_id: str) -> Any:
     has_key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").is_file()
     run = wandb.init(
         project=config.tracking.wandb_project,
+        group=config.tracking.wandb_group,
         name=config.name,
         id=run_id,
         resume="allow",

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from genrec.cli import app
 from genrec.config import load_config
+from genrec.tuning.config import load_sweep
 
 FENCE = re.compile(r"^\s*(```|~~~)")
 INLINE = re.compile(r"`(genrec [^`]+)`")
@@ -102,7 +103,9 @@ def test_command_parses_and_its_config_loads(place: str, command: str) -> None:
     arguments = shlex.split(command)[2:]
     configs = [argument for argument in arguments if argument.startswith("configs/")]
     overrides = [argument for argument in arguments if OVERRIDE.match(argument)]
-    if configs:
+    if configs and command.split()[1] == "tune":
+        load_sweep(ROOT / configs[0], overrides)
+    elif configs:
         load_config(ROOT / configs[0], overrides)
 
 

@@ -1,4 +1,4 @@
-"""Every YAML in configs/ is short, says how to run it, loads, and builds its model."""
+"""Every YAML in configs/ is short, says how to run it and loads; a config builds its model, a sweep its trials."""
 
 from pathlib import Path
 
@@ -10,9 +10,13 @@ from source_tree import ROOT
 from genrec.config import load_config
 from genrec.models.build import build_model
 from genrec.planning.machine import read_cluster
+from genrec.tuning.config import load_sweep
+from genrec.tuning.sweep import check_sweep
 
 CLUSTERS = sorted((ROOT / "configs" / "clusters").rglob("*.y*ml"))
-CONFIGS = sorted(set((ROOT / "configs").rglob("*.y*ml")) - set(CLUSTERS))
+FILES = sorted(set((ROOT / "configs").rglob("*.y*ml")) - set(CLUSTERS))
+SWEEPS = [path for path in FILES if path.parent == ROOT / "configs" / "sweeps"]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
 IDS = [str(path.relative_to(ROOT)) for path in CONFIGS]
 
 MAX_CONFIG_LINES = 60
@@ -29,9 +33,10 @@ def test_clusters_load() -> None:
 
 def test_there_are_configs() -> None:
     assert ROOT / "configs" / "quickstart.yaml" in CONFIGS
+    assert ROOT / "configs" / "sweeps" / "sasrec_ml1m.yaml" in SWEEPS
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
 def test_config_is_short_and_starts_with_its_command(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= MAX_CONFIG_LINES
@@ -42,6 +47,13 @@ def test_config_is_short_and_starts_with_its_command(path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=IDS)
 def test_config_loads_and_its_run_is_called_like_the_file(path: Path) -> None:
     assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=[path.stem for path in SWEEPS])
+def test_sweep_loads_and_its_trials_are_configs(path: Path) -> None:
+    spec, base = load_sweep(path)
+    assert spec.name == path.stem
+    check_sweep(spec, base)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=IDS)

@@ -1,0 +1,128 @@
+"""The books of a sweep: no trial lost or run twice, whatever is killed; budgets, costs and reasons."""
+
+import time
+
+import pytest
+from tiny_sweep import director_of, finish, loaded, validation
+
+from genrec.errors import ConfigError
+from genrec.tuning.records import Progress, read_sweep, write_progress
+
+
+def test_trials_are_handed_out_once_and_the_best_is_found(tmp_path, base) -> None:
+    director = director_of(*loaded(tmp_path, base))
+    for value in (0.2, 0.5, 0.4, 0.1):
+        trial = director.next_trial()
+        assert trial is not None
+        finish(director, trial, 0.05, value)
+    assert director.next_trial() is None
+    director.close()
+    sweep = read_sweep(director.folder)
+    assert sweep is not None
+    assert sweep.state == "finished"
+    assert [trial.state for trial in sweep.trials] == ["finished"] * 4
+    assert sweep.best == 1
+    assert sweep.trials[1].best["ndcg@10"] == 0.5
+
+
+def test_a_killed_command_goes_on_with_the_same_trials(tmp_path, base) -> None:
+    """Killed twice: once with a trial under way, once after a trial had ended and before that was written down."""
+    spec, loaded_base = loaded(tmp_path, base)
+    straight = director_of(*loaded(tmp_path, base, name="straight"))
+    while (trial := straight.next_trial()) is not None:
+        finish(straight, trial, 0.1)
+
+    first = director_of(spec, loaded_base)
+    finish(first, first.next_trial(), 0.1)
+    running = first.next_trial()  # and nothing more is heard of it
+
+    second = director_of(spec, loaded_base)
+    again = second.next_trial()
+    assert (again.number, again.params) == (running.number, running.params)
+    write_progress(
+        second.folder.progress_path(again.id), Progress(history=[validation(1, 0.3)], outcome="finished", attempts=2)
+    )
+
+    third = director_of(spec, loaded_base)
+    assert third.sweep.trials[1].state == "finished"
+    assert third.sweep.best is None or third.sweep.trials[1].best["ndcg@10"] == 0.3
+    numbers = []
+    while (trial := third.next_trial()) is not None:
+        numbers.append(trial.number)
+        finish(third, trial, 0.1)
+    assert numbers == [2, 3]
+    third.close()
+    table = [(trial.number, trial.params, trial.state) for trial in third.sweep.trials]
+    assert table == [(trial.number, trial.params, trial.state) for trial in straight.sweep.trials]
+    assert len(third.sweep.spans) == 3
+
+
+def test_doomed_trials_are_rejected_with_their_reason_and_never_start(tmp_path, base) -> None:
+    def small(config) -> None:
+        if config.cluster.workers > 2:
+            raise ConfigError("too many workers.")
+
+    space = {"cluster.workers": {"choice": [1, 2, 4]}, "batch.micro_batches_per_step": {"choice": [4]}}
+    spec, loaded_base = loaded(tmp_path, base, space=space, searcher={"name": "grid"}, budget={})
+    director = director_of(spec, loaded_base, cluster=small)
+    started = []
+    while (trial := director.next_trial()) is not None:
+        started.append(trial.params["cluster.workers"])
+        finish(director, trial, 0.1)
+    assert started == [1, 1, 2]  # the base first, whose micro-batches are others
+    rejected = [trial for trial in director.sweep.trials if trial.state == "rejected"]
+    assert [(trial.params["cluster.workers"], trial.reason) for trial in rejected] == [(4, "too many workers.")]
+
+
+def test_a_trial_without_an_outcome_was_stopped_and_one_with_an_error_has_failed(tmp_path, base) -> None:
+    director = director_of(*loaded(tmp_path, base, scheduler={"name": "asha"}))
+    stopped, failed, crashed = director.next_trial(), director.next_trial(), director.next_trial()
+    finish(director, stopped, 0.3, outcome=None)
+    assert (stopped.state, stopped.reason) == ("stopped", "by asha after 1 epochs")
+    finish(director, failed, 0.9, outcome="failed", error="loss is nan")
+    assert (failed.state, failed.reason) == ("failed", "loss is nan")
+    director.ended(crashed, "its process ended")
+    assert (crashed.state, crashed.reason) == ("failed", "its process ended")
+    assert director.sweep.best == stopped.number  # what a failed trial reached does not count
+
+
+def test_the_worker_budget_cuts_and_a_larger_one_goes_on(tmp_path, base) -> None:
+    spec, loaded_base = loaded(tmp_path, base, budget={"trials": 4, "worker_hours": 1})
+    director = director_of(spec, loaded_base)
+    finish(director, director.next_trial(), 0.1, worker_seconds=1_800.0)
+    running = director.next_trial()
+    assert director.over_budget() is None
+    write_progress(director.folder.progress_path(running.id), Progress(worker_seconds=1_801.0))
+    director.look()
+    assert director.over_budget() == "budget.worker_hours (1) is used up"
+    assert director.next_trial() is None
+    director.close()
+    assert (running.state, director.sweep.state) == ("cut", "out of budget")
+
+    larger, _ = loaded(tmp_path, base, budget={"trials": 4, "worker_hours": 9})
+    director = director_of(larger, loaded_base)
+    assert director.next_trial().number == running.number
+
+
+def test_the_time_budget_counts_all_starts(tmp_path, base) -> None:
+    spec, loaded_base = loaded(tmp_path, base, budget={"trials": 4, "hours": 1})
+    director = director_of(spec, loaded_base)
+    director.sweep.spans.insert(0, [0.0, 3_599.0])
+    assert director.over_budget() is None
+    director.sweep.spans[-1][0] = time.time() - 2
+    assert director.over_budget() == "budget.hours (1) is used up"
+
+
+def test_costs_are_of_all_attempts(tmp_path, base) -> None:
+    budget = {"trials": 4, "price_per_worker_hour": 3.0}
+    director = director_of(*loaded(tmp_path, base, budget=budget))
+    trial = director.next_trial()
+    finish(director, trial, 0.1, worker_seconds=1_200.0, seconds=600.0, attempts=2)
+    assert trial.price == pytest.approx(1.0)
+    assert director.sweep.worker_seconds == 1_200.0
+
+
+def test_the_size_of_a_model_is_known_before_it_starts(tmp_path, base) -> None:
+    director = director_of(*loaded(tmp_path, base, space={"model.num_layers": {"choice": [1, 2]}}))
+    small, large = director.next_trial(), director.next_trial()
+    assert small.num_parameters < large.num_parameters

@@ -1,0 +1,88 @@
+"""A sweep file that cannot work gets a sentence before anything starts."""
+
+import pytest
+from tiny_sweep import loaded, write_sweep_file
+
+from genrec.errors import ConfigError
+from genrec.tuning.config import load_sweep
+from genrec.tuning.sweep import check_sweep
+
+
+def test_a_good_sweep(tmp_path, base) -> None:
+    spec, loaded_base = loaded(tmp_path, base, metric=["ndcg@10", "num_parameters"], searcher={"name": "optuna"})
+    assert spec.metrics == ("ndcg@10", "num_parameters")
+    assert spec.modes == ("max", "min")
+    assert loaded_base == base
+    check_sweep(spec, base)
+
+
+def test_what_is_fixed_is_in_the_base(tmp_path, base) -> None:
+    _, changed = loaded(tmp_path, base, fixed={"train.max_epochs": 7, "model": {"name": "hstu", "time_bias": False}})
+    assert changed.train.max_epochs == 7
+    assert changed.model.name == "hstu"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"space": {}}, "space is empty"),
+        ({"space": {"optimizer.lr": {"choice": []}}}, "choice is empty, so there is nothing to try"),
+        ({"space": {"optimizer.lr": {"choice": [1], "uniform": [0, 1]}}}, "exactly one of choice, uniform"),
+        ({"space": {"optimizer.lr": {"log_uniform": [0, 1]}}}, "must begin above 0"),
+        ({"space": {"optimizer.lr": {"uniform": [1, 0]}}}, "from the smaller to the larger"),
+        ({"space": {"data.prepared": {"choice": ["a"]}}}, "cannot search data, because all trials share one"),
+        ({"space": {"name": {"choice": ["a"]}}}, "cannot search name"),
+        ({"metric": "auc"}, "metric 'auc' is never reported by a trial .* it reports hr@1, hr@5"),
+        ({"metric": "ndcg@20"}, "add its cut-off to evaluation.ks"),
+        ({"budget": {}}, "budget.trials is required with searcher random"),
+        ({"scheduler": {"name": "pbt"}, "searcher": {"name": "grid"}}, "scheduler pbt draws its population at random"),
+        ({"metric": ["ndcg@10", "hr@10"], "scheduler": {"name": "asha"}}, "several metrics .* have no one order"),
+        ({"scheduler": {"name": "hyperband"}}, "'hyperband' is not known; one of asha, median, none, pbt"),
+        ({"sapce": {}}, "sapce is not a known setting; did you mean space"),
+        ({"fixed": {"model.dimm": 8}}, "model.dimm is not a known setting"),
+        ({"metric": ["ndcg@10", "hr@10"], "mode": "max"}, "mode .* must be of the form of metric"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path, base, settings, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        loaded(tmp_path, base, **settings)
+
+
+def test_a_base_that_is_not_there_is_refused(tmp_path, base) -> None:
+    path = write_sweep_file(tmp_path, base)
+    (tmp_path / "base.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"base\.yaml does not exist"):
+        load_sweep(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"space": {"optimizer.lrr": {"uniform": [0, 1]}}}, "space.optimizer.lrr cannot be used .* did you mean lr"),
+        ({"space": {"model.dropout": {"uniform": [2, 3]}}}, "space.model.dropout cannot be used in any trial"),
+        (
+            {"space": {"model.dim": {"choice": [8], "when": {"model.name": "hstu"}}}},
+            "space.model.dim is never searched",
+        ),
+        (
+            {"space": {"model.dim": {"choice": [8], "when": {"model.sort": "hstu"}}}},
+            "names model.sort, which must be a setting",
+        ),
+        (
+            {"space": {"model.dim": {"choice": [8, 16]}}, "scheduler": {"name": "pbt"}},
+            "scheduler pbt cannot change model.dim while a trial trains",
+        ),
+        ({"searcher": {"name": "grid"}}, "which a grid can only try with `points`"),
+    ],
+)
+def test_a_space_that_no_trial_can_use_is_refused(tmp_path, base, settings, sentence) -> None:
+    spec, loaded_base = loaded(tmp_path, base, **settings)
+    with pytest.raises(ConfigError, match=sentence):
+        check_sweep(spec, loaded_base)
+
+
+def test_the_unknown_setting_is_named_beside_good_ones(tmp_path, base) -> None:
+    space = {"optimizer.lr": {"uniform": [0.1, 0.2]}, "modell.dim": {"choice": [8]}}
+    spec, loaded_base = loaded(tmp_path, base, space=space)
+    with pytest.raises(ConfigError, match=r"space\.modell\.dim"):
+        check_sweep(spec, loaded_base)
