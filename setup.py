@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["genrec", "genrec.*"]),
-    package_data={"genrec": ["py.typed"], "genrec.reporting": ["*.html", "*.css"]},
+    package_data={"genrec": ["py.typed"], "genrec.reporting": ["*.html", "*.css"], "genrec.launch": ["*.j2"]},
     python_requires=">=3.11,<3.13",
     install_requires=[
         "ray[default,train,data,tune]>=2.60,<2.61",

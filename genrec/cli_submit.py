@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from genrec.config import Section
 from genrec.errors import ConfigError
 from genrec.launch.cluster_facts import dashboard_of
 from genrec.launch.job_command import NOT_ON_A_CLUSTER
@@ -35,7 +36,10 @@ def _with_options_of_a_job(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for every setting of a job: their names, types, defaults and help have one home."""
     signature = inspect.signature(command)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    panels = {EntrypointOptions: "The job", ManifestOptions: "The machines of a manifest (--render)"}
+    panels: dict[type[Section], str] = {
+        EntrypointOptions: "The job",
+        ManifestOptions: "The machines of a manifest (--render)",
+    }
     described = [
         inspect.Parameter(
             name,

@@ -1,4 +1,4 @@
-"""Whether a cluster has room for a run: pure rules over machines, asked by a start of training and before a job is sent."""
+"""Whether a cluster has room for a run: rules over machines, asked when training starts and before a job is sent."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

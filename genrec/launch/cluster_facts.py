@@ -52,8 +52,8 @@ class Dashboard:
         except (OSError, ValueError) as error:  # nobody there, a time-out, a name that does not resolve; or no JSON
             reason = getattr(error, "reason", error)
             raise RunError(
-                f"No Ray cluster answers at {self.address} ({reason}); start it, open the tunnel or port-forward to its "
-                "dashboard (docs/operations.md), or give another --address."
+                f"No Ray cluster answers at {self.address} ({reason}); start it, forward the port of its dashboard "
+                "(docs/operations.md), or give another --address."
             ) from error
         if not isinstance(found, dict):
             raise RunError(f"{self.address} is no Ray dashboard; give the address of one, as {DEFAULT_ADDRESS}.")
@@ -86,7 +86,9 @@ def dashboard_of(address: str | None) -> Dashboard:
             f"--address {named} must be the address of a Ray dashboard; use http://HOST:8265, not that of Ray itself."
         )
     if url.password is not None or url.username is not None:
-        raise ConfigError("--address must not hold a password, because it is printed; use a token (RAY_AUTH_TOKEN_PATH).")
+        raise ConfigError(
+            "--address must not hold a password, because it is printed; use a token (RAY_AUTH_TOKEN_PATH)."
+        )
     token = _token()
     return Dashboard(
         f"{url.scheme}://{url.netloc}{url.path}".rstrip("/"), {"Authorization": f"Bearer {token}"} if token else {}
@@ -102,24 +104,23 @@ def read_facts(dashboard: Dashboard) -> ClusterFacts:
     return ClusterFacts(
         ray_version=str(version["ray_version"]),
         python_version=str(metadata.get("pythonVersion", "")),
-        machines=tuple(
-            Machine(
-                node["resources_total"].get("CPU", 0.0), node["resources_total"].get("GPU", 0.0), node.get("labels") or {}
-            )
-            for node in listed
-            if node["state"] == "ALIVE"
-        ),
+        machines=tuple(_machine(node) for node in listed if node["state"] == "ALIVE"),
         autoscales=bool(status.get("autoscalerReport")) if status.get("loadMetricsReport") else None,
     )
 
 
+def installed_ray() -> str:
+    """The version of Ray beside this genrec."""
+    return importlib.metadata.version("ray")
+
+
 def check_versions(facts: ClusterFacts) -> None:
-    """Raises ConfigError for a cluster of another Ray (2.60.x fits 2.60.y) or of a Python that genrec does not run on."""
-    mine = importlib.metadata.version("ray")
+    """Raises ConfigError for a cluster of another Ray (2.60.1 fits 2.60.0) or of a Python that genrec has not."""
+    mine = installed_ray()
     if facts.ray_version.split(".")[:2] != mine.split(".")[:2]:
         raise ConfigError(
-            f"The cluster runs Ray {facts.ray_version}, and genrec here is installed with Ray {mine}, which must agree "
-            f"up to the second number; use an image with Ray {mine} (launch/Dockerfile), or genrec's version for that Ray."
+            f"The cluster runs Ray {facts.ray_version}, and genrec here has Ray {mine}; two numbers must agree: "
+            f"use an image with Ray {mine} (launch/Dockerfile), or genrec's version for that Ray."
         )
     python = facts.python_version.split(".")[:2]
     supported = [f"{major}.{minor}" for major, minor in SUPPORTED_PYTHONS]
@@ -140,6 +141,11 @@ def check_size(config: ExperimentConfig, facts: ClusterFacts) -> str | None:
         wait = "" if config.placement.wait_s else " Give the run time for that with placement.wait_s=1800."
         return f"The cluster has no room yet: {error} It may grow.{wait}"
     return None
+
+
+def _machine(node: dict[str, Any]) -> Machine:
+    total = node["resources_total"]
+    return Machine(total.get("CPU", 0.0), total.get("GPU", 0.0), node.get("labels") or {})
 
 
 def _token() -> str | None:

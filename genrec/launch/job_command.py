@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from genrec.config import ExperimentConfig, load_config
 from genrec.errors import ConfigError
 
+STAYS = "."
+
 NOT_ON_A_CLUSTER = ("submit", "jobs", "config", "status")
 
 
@@ -34,7 +36,8 @@ def read_command(
 
     `given` are the command's parsed parameters, of which `file` and `overrides` make a config; `folder` is where paths
     begin; `more` are overrides to add. A job's own folder is a copy that goes with the cluster: what is written there
-    is lost, and another job finds nothing to resume. So relative folders need `storage`, below which they then are.
+    is lost, and another job finds nothing to resume. So relative folders need `storage`, below which they then are;
+    `STAYS` as storage leaves them, for commands that run in a folder which lasts.
     """
     config_file = given.get("file")
     if config_file is None:
@@ -43,10 +46,12 @@ def read_command(
         return JobCommand(tuple(moved.get(word, word) for word in words), None, names[0] if names else words[0])
     path = Path(config_file)
     if path.is_absolute():
-        raise ConfigError(f"Config {path} must be named relative to the folder that is shipped; give its path in there.")
+        raise ConfigError(
+            f"Config {path} must be named relative to the folder that is shipped; give its path in there."
+        )
     overrides = list(given.get("overrides") or [])
     config = load_config(folder / path, overrides)
-    added = [*_on_storage(config, storage), *more]
+    added = [*(() if storage == STAYS else _on_storage(config, storage)), *more]
     return JobCommand((*words, *added), load_config(folder / path, [*overrides, *added]), config.name)
 
 

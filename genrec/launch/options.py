@@ -4,6 +4,7 @@ The same description goes into a job that is sent to a running cluster and into 
 one name, one type and one check. How many workers there are, and what each takes, is in the config's `cluster.`.
 """
 
+import shlex
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -13,6 +14,12 @@ from genrec.config_data import Section
 from genrec.config_errors import explain_validation_error
 
 Platform = Literal["kuberay", "kuberay-cluster", "slurm", "aws", "gcp"]
+
+WORKER_LABELS = {"genrec-role": "train"}
+DATA_LABELS = {"genrec-role": "data"}
+"""Labels of the machines in manifests; `placement.` of the rendered command asks for them."""
+
+MADE_BY = "Made by `genrec submit --render`: change the config or the options and render it again, not this file."
 
 CONTAINER_STORAGE = "/mnt/genrec"
 """Where manifests mount the shared storage when `storage` does not say."""
@@ -50,14 +57,24 @@ class ManifestOptions(Section):
     gpu_type: str | None = Field(
         None, pattern=r"^[\w.-]+$", description="as the platform calls it: NVIDIA-H100-80GB-HBM3, h100, nvidia-tesla-t4"
     )
+    machine_type: str | None = Field(
+        None, pattern=r"^[\w.-]+$", description="machine that trains, on AWS or GCP, as p5.48xlarge, a3-highgpu-8g"
+    )
     memory: int = Field(32, ge=1, description="GiB of memory of a machine")
     data_machines: int = Field(1, ge=0, description="machines without GPUs that read data; 0 lets the others do it")
     data_cpus: int = Field(4, ge=2, description="CPUs of each of them")
     spot: bool = Field(False, description="train on machines that may be taken away; cluster.workers must be a range")
+    spot_label: str = Field(
+        "cloud.google.com/gke-spot=true",
+        pattern=r"^[\w./-]+=[\w.-]+$",
+        description="Kubernetes label of spot machines (EKS: eks.amazonaws.com/capacityType=SPOT)",
+    )
     queue: str | None = Field(None, pattern=r"^[\w.-]+$", description="Kueue's local queue, or Slurm's partition")
     namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,63}$", description="Kubernetes namespace")
     volume: str | None = Field(
-        None, pattern=r"^[\w./:-]+$", description="the storage: a PersistentVolumeClaim, or HOST:/PATH of NFS on AWS, GCP"
+        None,
+        pattern=r"^[\w./:-]+$",
+        description="the storage: a PersistentVolumeClaim, or HOST:/PATH of NFS on a cloud",
     )
     region: str | None = Field(None, pattern=r"^[a-z0-9-]+$", description="of AWS or GCP, as us-west-2")
     time_limit: int = Field(24 * 60, ge=1, description="minutes after which the job is ended")
@@ -83,8 +100,8 @@ class JobDescription(Section):
         cluster = self.config.cluster
         if self.options.manifest.spot and cluster.min_workers == cluster.max_workers:
             raise ValueError(
-                f"spot machines may be taken away, and cluster.workers ({cluster.workers}) allows no fewer; use a range "
-                f"as cluster.workers=[1,{cluster.max_workers}], or leave --spot out"
+                f"spot machines may be taken away, and cluster.workers ({cluster.workers}) allows no fewer; use a "
+                f"range as cluster.workers=[1,{cluster.max_workers}], or leave --spot out"
             )
         return self
 
@@ -107,13 +124,21 @@ class JobDescription(Section):
     @property
     def machine_cpus(self) -> int:
         """CPUs of a machine that trains: its workers' and, where no other machine reads data, one for that."""
-        workers = _whole(self.options.manifest.workers_per_machine * self.config.cluster.cpus_per_worker)
-        return workers + (0 if self.options.manifest.data_machines else 1)
+        return self._worker_cpus if self.options.manifest.data_machines else self.shared_machine_cpus
+
+    @property
+    def shared_machine_cpus(self) -> int:
+        """CPUs of a machine that trains and reads data."""
+        return self._worker_cpus + 1
+
+    @property
+    def _worker_cpus(self) -> int:
+        return max(_whole(self.options.manifest.workers_per_machine * self.config.cluster.cpus_per_worker), 1)
 
 
 def checked_options(values: dict[str, Any]) -> JobOptions:
     """The options from flat values, as the command line has them; raises ConfigError with every problem."""
-    parts = {"entrypoint": EntrypointOptions, "manifest": ManifestOptions}
+    parts: dict[str, type[Section]] = {"entrypoint": EntrypointOptions, "manifest": ManifestOptions}
     nested = {part: {k: v for k, v in values.items() if k in model.model_fields} for part, model in parts.items()}
     return explain_validation_error(JobOptions, nested, "genrec submit")
 
@@ -123,6 +148,12 @@ def describe(words: tuple[str, ...], config: ExperimentConfig, options: JobOptio
     name = options.entrypoint.name or config.name
     values = {"words": words, "name": name, "config": config, "options": options}
     return explain_validation_error(JobDescription, values, "genrec submit")
+
+
+def submit_line(job: JobDescription) -> str:
+    """The command that sends this job to the cluster of a manifest, once its dashboard is at hand on this computer."""
+    words = shlex.join(["genrec", "submit", "--address", "http://127.0.0.1:8265", "--storage", job.storage, "--"])
+    return f"{words} {shlex.join(job.words)}"
 
 
 def checked_pairs(values: list[str]) -> list[str]:

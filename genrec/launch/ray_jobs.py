@@ -122,8 +122,8 @@ def follow(client: Client, job_id: str, write: Callable[[str], object]) -> Job:
             lost += 1
             if lost > RECONNECTS:
                 raise RunError(
-                    f"The connection to the cluster was lost {lost} times ({_sentence(error)}), and job {job_id} may still "
-                    f"run; `genrec jobs logs {job_id}` follows it again."
+                    f"The connection to the cluster was lost {lost} times ({_sentence(error)}), and job {job_id} may "
+                    f"still run; `genrec jobs logs {job_id}` follows it again."
                 ) from error
         time.sleep(RECONNECT_S)
 
@@ -211,4 +211,3 @@ def _sentence(error: Exception) -> str:
     """The first line of an error, without Ray's stack traces."""
     text = re.sub(r"\s+", " ", str(error).split("Traceback")[0]).strip().rstrip(".:")
     return text[:300] or type(error).__name__
-

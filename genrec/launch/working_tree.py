@@ -22,7 +22,8 @@ _NUM_NAMED = 5
 
 LEFT_OUT = (
     ".git", ".hg", ".venv", "venv", "__pycache__", "node_modules", "runs", "prepared", "wandb", "build", "dist",
-    ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints", ".DS_Store", "*.egg-info", "*.pyc",
+    ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints", ".DS_Store",
+    "*.egg-info", "*.pyc",
 )  # fmt: skip
 """Names of files and folders that are left out unless git tracks them."""
 
@@ -154,7 +155,7 @@ def _refuse_secret_texts(folder: Path, files: Sequence[str]) -> None:
 def _refuse_large(sizes: dict[str, int]) -> None:
     large = sorted((name for name in sizes if sizes[name] > MAX_FILE_BYTES), key=lambda name: -sizes[name])
     way_out = (
-        "keep data on storage that the cluster reads, let git ignore what a job does not need, or add --exclude 'PATTERN'"
+        "keep data on storage that the cluster reads, let git ignore what no job needs, or add --exclude 'PATTERN'"
     )
     if large:
         named = _named([f"{name} ({sizes[name] / 2**20:.0f} MiB)" for name in large])
