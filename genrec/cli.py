@@ -18,7 +18,7 @@ from rich.progress import Progress, TextColumn
 
 from genrec.cli_checkpoints import checkpoints
 from genrec.cli_compare import compare
-from genrec.cli_submit import jobs, submit
+from genrec.cli_submit import jobs, status, submit
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
 from genrec.errors import ConfigError, GenrecError, full_disk
@@ -213,6 +213,7 @@ def recommend(
 app.command()(checkpoints)
 app.command()(compare)
 app.command()(submit)
+app.command()(status)
 app.add_typer(jobs, name="jobs")
 
 

@@ -1,4 +1,4 @@
-"""`genrec submit -- COMMAND`, `genrec jobs ...`: the same commands, on a cluster; and manifests for platforms."""
+"""`genrec submit -- COMMAND`, `genrec jobs ...`: the same commands on a cluster; `genrec status RUN`: how a run does."""
 
 import inspect
 import json
@@ -148,7 +148,7 @@ def list_jobs(address: Address = None, as_json: AsJson = False) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("Job", "Status", "Run", "UTC", "Time"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "Job")
     for job in found:
         started = formats.MISSING if job.started_s is None else formats.moment(job.started_s)
         lasted = job.started_s is not None and job.ended_s is not None
@@ -196,6 +196,23 @@ def job_status(job_id: JobId, address: Address = None, as_json: AsJson = False) 
         if value not in (None, ""):
             shown = formats.moment(value) if name.endswith("_s") else value
             _say(f"{name.removesuffix('_s').replace('_', ' ')}: {shown}")
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="run directory, as `genrec train` printed it", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a run is, or how it ended, from its folder."""
+    from genrec.launch.run_status import run_status, status_lines
+
+    found = run_status(run)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, text in status_lines(found):
+        table.add_row(name, escape(text))
+    console.print(table, highlight=False)
 
 
 def _client(address: str | None) -> Any:

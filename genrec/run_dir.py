@@ -10,6 +10,7 @@ runs/NAME/
   validations/        results of background validations: see training/validations.py
   windows/            what each step was trained on, with train.log_windows: see training/window_log.py
   poisoned.jsonl      steps that were left out or ended the run: see training/step_guard.py
+  wandb.json          id and page on Weights & Biases: see training/tracking.py
   stacks/             where each worker stood when nothing moved: see training/watchdog.py
 """
 
