@@ -1,4 +1,4 @@
-"""`genrec submit -- COMMAND`, `genrec jobs ...`: the same commands on a cluster; `genrec status RUN`: how a run does."""
+"""`genrec submit -- COMMAND`, `genrec jobs ...`: the same commands on a cluster; `genrec status`: how a run does."""
 
 import inspect
 import json
@@ -20,6 +20,8 @@ from genrec.launch.cluster_facts import dashboard_of
 from genrec.launch.job_command import NOT_ON_A_CLUSTER
 from genrec.launch.options import EntrypointOptions, ManifestOptions, Platform, checked_options
 from genrec.reporting import formats
+
+_YEAR = len("2026-")  # a table of 80 columns has no room for it
 
 console = Console()
 
@@ -150,10 +152,10 @@ def list_jobs(address: Address = None, as_json: AsJson = False) -> None:
     for name in ("Job", "Status", "Run", "UTC", "Time"):
         table.add_column(name, overflow="fold", no_wrap=name == "Job")
     for job in found:
-        started = formats.MISSING if job.started_s is None else formats.moment(job.started_s)
+        started = formats.moment(job.started_s)[_YEAR:].removesuffix(" UTC") or formats.MISSING
         lasted = job.started_s is not None and job.ended_s is not None
         took = formats.seconds(job.ended_s - job.started_s) if lasted else formats.MISSING  # type: ignore[operator]
-        table.add_row(job.id, job.status.lower(), job.run or formats.MISSING, started.removesuffix(" UTC"), took)
+        table.add_row(job.id, job.status.lower(), job.run or formats.MISSING, started, took)
     console.print(table)
 
 

@@ -8,6 +8,7 @@ RAY_AUTH_MODE is not set, because `ray start` asks for it then as soon as there 
 import importlib.metadata
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def read_facts(dashboard: Dashboard) -> ClusterFacts:
         ray_version=str(version["ray_version"]),
         python_version=str(metadata.get("pythonVersion", "")),
         machines=tuple(_machine(node) for node in listed if node["state"] == "ALIVE"),
-        autoscales=bool(status.get("autoscalerReport")) if status.get("loadMetricsReport") else None,
+        autoscales=_autoscales(status.get("autoscalerReport") or {}),
     )
 
 
@@ -141,6 +142,12 @@ def check_size(config: ExperimentConfig, facts: ClusterFacts) -> str | None:
         wait = "" if config.placement.wait_s else " Give the run time for that with placement.wait_s=1800."
         return f"The cluster has no room yet: {error} It may grow.{wait}"
     return None
+
+
+def _autoscales(report: dict[str, Any]) -> bool | None:
+    """Whether machines come and go. Without an autoscaler each node is a type of its own, named after its id."""
+    types = set((report.get("nodeTypeMapping") or {}).values())
+    return any(re.fullmatch(r"node_[0-9a-f]{40,}", name) is None for name in types) if types else None
 
 
 def _machine(node: dict[str, Any]) -> Machine:

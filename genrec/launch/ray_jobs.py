@@ -1,6 +1,7 @@
 """Jobs on a running cluster, through Ray's job server: submit, follow, list, stop."""
 
 import asyncio
+import logging
 import os
 import re
 import time
@@ -61,6 +62,9 @@ def connect(dashboard: Dashboard) -> Client:
     """Ray's client for a dashboard that has answered already."""
     with _only_address(dashboard.address):
         from ray.job_submission import JobSubmissionClient
+
+        for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # uploads and connections: said in our words
 
         try:
             client: Client = JobSubmissionClient(dashboard.address, headers=dict(dashboard.headers))
@@ -181,7 +185,7 @@ def _job(details: Any) -> Job:
         genrec_version=metadata.get("genrec_version"),
         started_s=None if not details.start_time else details.start_time / 1000,
         ended_s=None if not details.end_time else details.end_time / 1000,
-        message=str(details.message or ""),
+        message=str(details.message or "").partition(", last available logs")[0],  # the logs are shown already
         exit_code=details.driver_exit_code,
     )
 
