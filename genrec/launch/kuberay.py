@@ -194,7 +194,8 @@ def _claim(job: JobDescription) -> str:
 
 
 def _config_map(job: JobDescription) -> Manifest:
-    text = yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False)
+    # As it was written, with its overrides; defaults are those of the genrec in the image.
+    text = yaml.safe_dump(job.config.model_dump(mode="json", exclude_unset=True), sort_keys=False)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -38,7 +38,7 @@ HARMLESS_NAMES = ("*.example", "*.sample", "*.template", "*.pub")
 SECRET_TEXTS = {
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "an AWS access key": rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
-    "an AWS secret key": rb"(?i)aws_secret_access_key\s*[=:]\s*['\"]?[A-Za-z0-9/+]{40}\b",
+    "an AWS secret key": rb"(?i)aws_secret_access_key\s*[=:]\s*['\"]?[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])",
     "a GitHub token": rb"\b(gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})",
     "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}\b",
     "a Google API key": rb"\bAIza[0-9A-Za-z_-]{35}\b",
