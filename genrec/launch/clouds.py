@@ -37,8 +37,10 @@ def aws(job: JobDescription) -> str:
 
 
 def gcp(job: JobDescription) -> str:
-    """The cluster file for Google Cloud; its project is that of the environment, GOOGLE_CLOUD_PROJECT."""
+    """The cluster file for Google Cloud."""
     manifest = job.options.manifest
+    if manifest.project is None:
+        raise ConfigError("--render gcp needs --project, the id of the project whose machines are used.")
     region = manifest.region or _GCP["region"]
     image = "common-gpu-debian-12" if job.machine_gpus else "common-cpu-debian-12"
     source = f"projects/deeplearning-platform-release/global/images/family/{image}"
@@ -58,7 +60,7 @@ def gcp(job: JobDescription) -> str:
             scheduling.append({"onHostMaintenance": "TERMINATE"})
         return config | ({"scheduling": scheduling} if scheduling else {})
 
-    provider = {"type": "gcp", "region": region, "availability_zone": f"{region}-a", "project_id": None}
+    provider = {"type": "gcp", "region": region, "availability_zone": f"{region}-a", "project_id": manifest.project}
     cluster = _cluster(job, provider)
     machine = _machine(job, "gcp", _GCP["cpu"])
     cluster["available_node_types"] = _node_types(

@@ -77,6 +77,7 @@ class ManifestOptions(Section):
         description="the storage: a PersistentVolumeClaim, or HOST:/PATH of NFS on a cloud",
     )
     region: str | None = Field(None, pattern=r"^[a-z0-9-]+$", description="of AWS or GCP, as us-west-2")
+    project: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$", description="project of Google Cloud")
     time_limit: int = Field(24 * 60, ge=1, description="minutes after which the job is ended")
 
 

@@ -24,12 +24,23 @@ STOP_TIMEOUT_S = 60.0
 class Client(Protocol):
     """What is used of Ray's `JobSubmissionClient`."""
 
-    def submit_job(self, *, entrypoint: str, **options: Any) -> str: ...
-    def stop_job(self, job_id: str) -> bool: ...
-    def get_job_info(self, job_id: str) -> Any: ...
-    def list_jobs(self) -> list[Any]: ...
-    def get_job_logs(self, job_id: str) -> str: ...
-    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]: ...
+    def submit_job(self, *, entrypoint: str, **options: Any) -> str:
+        """Uploads what the runtime environment names and starts the job; its id."""
+
+    def stop_job(self, job_id: str) -> bool:
+        """Asks a job to end; whether it was running."""
+
+    def get_job_info(self, job_id: str) -> Any:
+        """Ray's `JobDetails`."""
+
+    def list_jobs(self) -> list[Any]:
+        """The same of all jobs."""
+
+    def get_job_logs(self, job_id: str) -> str:
+        """What a job has printed."""
+
+    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        """The same from its beginning, in pieces, as long as the job runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,9 +77,7 @@ def test_labels_say_where_workers_and_readers_go(config, monkeypatch) -> None:
     labelled(({"CPU": 4.0}, {"role": "train"}), ({"CPU": 1.0}, {}))
     check_resources(config(*apart))
     check_resources(config(*apart, "placement.data_labels=null"))
-    with pytest.raises(
-        ConfigError, match=r"data_labels \(role=data\) must be on some machine, and none of .* 2 has it"
-    ):
+    with pytest.raises(ConfigError, match=r"data_labels \(role=data\) must be on some machine, and none .* 2 has it"):
         check_resources(config(*apart, "placement.data_labels={role: data}"))
     with pytest.raises(ConfigError, match=r"with role=train: 4 CPUs 0 GPUs\): 3 do"):
         check_resources(config(*apart, "placement.data_labels={role: train}"))

@@ -1,9 +1,9 @@
 """The part of KubeRay's CRDs that the manifests use, as JSON schemas that refuse every field they do not know.
 
-The CRDs themselves (`ray.io_rayjobs.yaml`) are tens of thousands of lines, nearly all of them Kubernetes' pods, and are
-not kept here: this is written by hand from KubeRay's API reference (`ray.io/v1`), with `labels` and `authOptions`, which
-came with 1.5. Of Kubernetes' pods only the fields that the manifests use are known. So it finds a misspelt field, one at
-the wrong place and a wrong type; it cannot find what only a newer or older operator refuses.
+The CRDs themselves (`ray.io_rayjobs.yaml`) are tens of thousands of lines, nearly all of them Kubernetes' pods, and
+are not kept here: this is written by hand from KubeRay's API reference (`ray.io/v1`), with `labels` and `authOptions`,
+which came with 1.5. Of Kubernetes' pods only the fields that the manifests use are known. So it finds a misspelt field,
+one at the wrong place and a wrong type; it cannot find what only a newer or an older operator refuses.
 """
 
 from typing import Any

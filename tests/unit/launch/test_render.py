@@ -29,7 +29,17 @@ GOLDEN = {
     "raycluster.yaml": ["--render", "kuberay-cluster", "--queue", "team-a", *OPTIONS],
     "job.sh": ["--render", "slurm", "--gpu-type", "h100", "--queue", "gpu", *OPTIONS],
     "aws.yaml": ["--render", "aws", "--machine-type", "g6.2xlarge", "--volume", "fs.example.org:/", *OPTIONS],
-    "gcp.yaml": ["--render", "gcp", "--machine-type", "g2-standard-8", "--volume", "10.0.0.2:/share", *OPTIONS],
+    "gcp.yaml": [
+        "--render",
+        "gcp",
+        "--project",
+        "my-project",
+        "--machine-type",
+        "g2-standard-8",
+        "--volume",
+        "10.0.0.2:/share",
+        *OPTIONS,
+    ],
 }
 
 
@@ -142,7 +152,8 @@ def test_shellcheck_finds_nothing_in_the_script(options: list[str], tmp_path: Pa
         (["--render", "aws"], COMMAND, "--machine-type"),
         (["--render", "kuberay", "--spot"], ["train", "configs/quickstart.yaml"], r"cluster.workers=\[1,2\]"),
         (["--render", "kuberay"], ["evaluate", "runs/quickstart"], "needs a command with a config"),
-        (["--render", "gcp", "--machine-type", "n1-standard-8"], COMMAND, "--gpu-type"),
+        (["--render", "gcp"], COMMAND, "--project"),
+        (["--render", "gcp", "--project", "my-project", "--machine-type", "n1-standard-8"], COMMAND, "--gpu-type"),
         (["--render", "kuberay", "--storage", "relative"], COMMAND, "entrypoint.storage = 'relative'"),
         (["--render", "kuberay", "--entrypoint-label", "x"], COMMAND, "KEY=VALUE"),
         (["--output", "x"], COMMAND, "add --render"),
