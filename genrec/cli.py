@@ -20,6 +20,7 @@ from genrec.cli_checkpoints import checkpoints
 from genrec.cli_compare import compare
 from genrec.cli_plan import plan
 from genrec.cli_report import report
+from genrec.cli_submit import jobs, status, submit
 from genrec.cli_tune import tune
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
@@ -225,6 +226,9 @@ app.command()(tune)
 app.command()(plan)
 app.command()(bench)
 app.command()(report)
+app.command()(submit)
+app.command()(status)
+app.add_typer(jobs, name="jobs")
 
 
 @app.command()

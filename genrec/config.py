@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 # Sections that live in files of their own and are offered here with the others.
 from genrec.config_cluster import ClusterConfig as ClusterConfig
 from genrec.config_cluster import FaultsConfig as FaultsConfig
+from genrec.config_cluster import PlacementConfig as PlacementConfig
 from genrec.config_data import ColumnsConfig as ColumnsConfig
 from genrec.config_data import CsvSource as CsvSource
 from genrec.config_data import DataConfig as DataConfig
@@ -218,6 +219,7 @@ class ExperimentConfig(Section):
     train: TrainConfig = Field(description="how long to train")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="full-catalogue evaluation")
     cluster: ClusterConfig = Field(ClusterConfig(), description="the workers")
+    placement: PlacementConfig = Field(PlacementConfig(), description="which machines do what")
     faults: FaultsConfig = Field(FaultsConfig(), description="poisoned steps and hangs")
     tracking: TrackingConfig = Field(TrackingConfig(), description="metrics elsewhere")
 

@@ -1,4 +1,4 @@
-"""The `cluster.` and `faults.` sections: where a run trains, and what it does when that goes wrong."""
+"""The `cluster.`, `placement.` and `faults.` sections: where a run trains, and what it does when that goes wrong."""
 
 from typing import Any, Literal
 
@@ -49,6 +49,19 @@ class ClusterConfig(Section):
     def max_workers(self) -> int:
         """The most workers that the run takes."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+
+class PlacementConfig(Section):
+    """Which machines do what: labels are those of `ray start --labels`, of a worker group or of a node type."""
+
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK", description="workers on few machines or on many; STRICT: all on one, each on its own, or not at all"
+    )
+    worker_labels: dict[str, str] | None = Field(None, description="labels of the machines that train; null is any")
+    data_labels: dict[str, str] | None = Field(None, description="labels of the machines that read data; null is any")
+    wait_s: float = Field(
+        0, ge=0, description="seconds that a start waits for the machines of all workers, of a range the fewest"
+    )
 
 
 class FaultsConfig(Section):

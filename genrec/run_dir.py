@@ -11,6 +11,7 @@ runs/NAME/
   windows/            what each step was trained on, with train.log_windows: see training/window_log.py
   poisoned.jsonl      steps that were left out or ended the run: see training/step_guard.py
   profile/            `genrec train --profile`: see training/profile.py
+  wandb.json          id and page on Weights & Biases: see training/tracking.py
   stacks/             where each worker stood when nothing moved: see training/watchdog.py
 """
 

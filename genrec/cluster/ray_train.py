@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREEMPTED = "preempted"
+WORKER_GROUP_START_S = 60.0
+"""Ray Train's own limit for the start of all workers."""
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 
 
@@ -115,6 +117,9 @@ def _fit_once(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
     if config.cluster.min_workers != config.cluster.max_workers:
         # Ray's view of the machines is up to 20 s old: workers that do not fit any more are asked for again, fewer.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    elif config.placement.wait_s > WORKER_GROUP_START_S:
+        # The machines are there; what others hold of them may become free in the same time.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{config.placement.wait_s:g}")
     error: TrainingFailedError | None = None
     returned = None
     try:
@@ -154,6 +159,8 @@ def _trainer(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
             use_gpu=bool(cluster.gpus_per_worker),
             resources_per_worker=resources,
             elastic_resize_monitor_interval_s=cluster.resize_check_s,
+            placement_strategy=config.placement.strategy,
+            label_selector=config.placement.worker_labels,
         ),
         run_config=RunConfig(
             name=store_name,
@@ -170,7 +177,7 @@ def _trainer(config: ExperimentConfig, job: Job, spec: PlanSpec) -> Any:
             else None
         ),
         datasets={"train": _DatasetFactory(job)},
-        dataset_config=StreamConfig(spec),
+        dataset_config=StreamConfig(spec, config.placement.data_labels),
     )
 
 

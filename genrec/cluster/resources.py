@@ -1,86 +1,73 @@
 """What the cluster must have: room for the workers, and a CPU for Ray Data. A run that can never start is refused."""
 
+import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from genrec.cluster.room import DATA_CPUS, Machine, check_room
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError, RunError
 
-DATA_CPUS = 1.0
-"""Logical CPUs of one Ray Data task. They must stay free: without them the first read never starts; the run hangs."""
+logger = logging.getLogger(__name__)
+
+WAIT_LOOK_S = 2.0
+"""Seconds between two looks at the machines while a start waits for them."""
 
 RESERVE_TIMEOUT_S = 180.0
 """Time after which Ray forgets a reservation whose driver has died; it is renewed three times as often."""
 
 
 def check_resources(config: ExperimentConfig) -> None:
-    """Raises ConfigError when the cluster cannot hold the workers (of a range, the fewest), validate and read data."""
+    """Raises ConfigError when the cluster cannot hold the workers (of a range, the fewest), validate and read data.
+
+    With `placement.wait_s` it waits that long for machines that are still to come, and asks an autoscaler for them;
+    then it raises RunError with what is missing.
+    """
+    deadline = time.monotonic() + config.placement.wait_s
+    asked = False
+    while True:
+        try:
+            check_room(config, _machines())
+            break
+        except ConfigError as error:
+            if not config.placement.wait_s:
+                raise
+            if time.monotonic() >= deadline:
+                raise RunError(f"After placement.wait_s ({config.placement.wait_s:g} s): {error}") from error
+            if not asked:
+                logger.warning("Waiting up to %g s for machines. %s", config.placement.wait_s, error)
+                _ask_autoscaler(config)
+                asked = True
+        time.sleep(min(WAIT_LOOK_S, max(deadline - time.monotonic(), 0.0)))
+    if asked:
+        _ask_autoscaler(None)  # from here on Ray Train asks for what it needs
+
+
+def _machines() -> list[Machine]:
     import ray
 
-    total = ray.cluster_resources()
-    cluster = config.cluster
-    workers = cluster.min_workers
-    cpus, needed = total.get("CPU", 0.0), workers * cluster.cpus_per_worker
-    if needed + DATA_CPUS > cpus:
-        raise ConfigError(
-            f"cluster.workers * cluster.cpus_per_worker ({workers} * {cluster.cpus_per_worker} = {needed:g}) "
-            f"must leave {DATA_CPUS:g} of the cluster's {cpus:g} CPUs to Ray Data; use fewer workers or "
-            f"cluster.cpus_per_worker={max((cpus - 1) / workers, 0.1):.2g}."
-        )
-    in_background = config.evaluation.validation == "background"
-    validation_cpus, validation_gpus = cluster.validation_cpus, cluster.validation_gpus
-    if in_background and needed + DATA_CPUS + validation_cpus > cpus:
-        raise ConfigError(
-            f"evaluation.validation=background needs cluster.validation_cpus ({validation_cpus:g}) besides the "
-            f"{needed:g} CPUs of the workers and {DATA_CPUS:g} for Ray Data, and the cluster has {cpus:g}; use fewer "
-            "workers, a smaller cluster.cpus_per_worker or cluster.validation_cpus, or evaluation.validation=inline."
-        )
-    gpus, needed_gpus = total.get("GPU", 0.0), workers * cluster.gpus_per_worker
-    if needed_gpus > gpus:
-        raise ConfigError(
-            f"cluster.workers * cluster.gpus_per_worker ({workers} * {cluster.gpus_per_worker:g} = "
-            f"{needed_gpus:g}) is more than the cluster's {gpus:g} GPUs; use fewer workers, or "
-            "cluster.gpus_per_worker=0 to train on CPUs."
-        )
-    if in_background and needed_gpus + validation_gpus > gpus:
-        raise ConfigError(
-            f"evaluation.validation=background needs cluster.validation_gpus ({validation_gpus:g}) besides the "
-            f"{needed_gpus:g} GPUs of the workers, and the cluster has {gpus:g}; use fewer workers, "
-            "cluster.validation_gpus=0 to validate on CPUs, or evaluation.validation=inline."
-        )
-    _check_machines(config)
+    return [
+        Machine(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0), node.get("Labels", {}))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
-def _check_machines(config: ExperimentConfig) -> None:
-    """Raises ConfigError when there is enough in sum, and too little of it on each machine: a worker is on one."""
-    import ray
+def _ask_autoscaler(config: ExperimentConfig | None) -> None:
+    """Asks for the fewest workers and Ray Data's CPU, or takes that back; a cluster without autoscaler ignores it."""
+    from ray.autoscaler.sdk import request_resources
 
-    cluster = config.cluster
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-    def workers_on(machine: dict[str, float], taken_cpus: float) -> int:
-        fit = [(machine.get("CPU", 0.0) - taken_cpus) / cluster.cpus_per_worker]
-        if cluster.gpus_per_worker:
-            fit.append(machine.get("GPU", 0.0) / cluster.gpus_per_worker)
-        return int(min(fit) + 1e-6)
-
-    most = max(
-        (
-            sum(workers_on(other, DATA_CPUS if other is machine else 0.0) for other in machines)
-            for machine in machines
-            if machine.get("CPU", 0.0) >= DATA_CPUS
-        ),
-        default=0,
+    if config is None:
+        request_resources(bundles=[])
+        return
+    cluster, placement = config.cluster, config.placement
+    worker = {"CPU": cluster.cpus_per_worker} | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {})
+    request_resources(
+        bundles=[*[worker] * cluster.min_workers, {"CPU": DATA_CPUS}],
+        bundle_label_selectors=[*[placement.worker_labels or {}] * cluster.min_workers, placement.data_labels or {}],
     )
-    if most < cluster.min_workers:
-        sizes = ", ".join(f"{machine.get('CPU', 0):g} CPUs {machine.get('GPU', 0):g} GPUs" for machine in machines[:8])
-        raise ConfigError(
-            f"cluster.workers ({cluster.min_workers}) of {cluster.cpus_per_worker:g} CPUs and "
-            f"{cluster.gpus_per_worker:g} GPUs do not fit beside {DATA_CPUS:g} CPU for Ray Data, because a worker must "
-            f"fit one machine ({sizes}{', ...' if len(machines) > 8 else ''}): {most or 'none'} do; use fewer "
-            "workers, or smaller ones."
-        )
 
 
 @contextmanager
@@ -108,6 +95,7 @@ def data_cpus_reserved(config: ExperimentConfig, requester: str) -> Iterator[Non
             resources=[{"CPU": DATA_CPUS + (cluster.validation_cpus if in_background else 0.0)}],
             expire_after_s=RESERVE_TIMEOUT_S,
             priority=ResourceRequestPriority.HIGH,
+            **({"label_selectors": [config.placement.data_labels]} if config.placement.data_labels else {}),
         )
 
     def renew() -> None:

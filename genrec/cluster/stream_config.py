@@ -13,8 +13,10 @@ from genrec.data.ray_stream import lay_out
 class StreamConfig(DataConfig):  # type: ignore[misc]  # Ray ships no types
     """Ray Train's data config. It is asked at every (re)start, once the size of the worker group is known."""
 
-    def __init__(self, spec: PlanSpec) -> None:
-        super().__init__(execution_options=ExecutionOptions(preserve_order=True), enable_shard_locality=False)
+    def __init__(self, spec: PlanSpec, data_labels: dict[str, str] | None = None) -> None:
+        """Tasks that read go to machines with `data_labels`, to any when it is None."""
+        options = ExecutionOptions(preserve_order=True, label_selector=data_labels)
+        super().__init__(execution_options=options, enable_shard_locality=False)
         self.spec = spec
 
     def configure(

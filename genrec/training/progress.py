@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 POLL_S = 0.5
+PLAIN_LINE_S = 15.0
+"""Where the console is a file or the log of a job, a bar shows nothing: a line this often does."""
 
 
 @contextmanager
@@ -32,6 +35,7 @@ class _View:
         self.path = metrics_path
         self.position = metrics_path.stat().st_size if metrics_path.is_file() else 0
         self.done = threading.Event()
+        self.said_s = 0.0
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), console=console
         )
@@ -61,14 +65,14 @@ class _View:
             self.progress.console.print(f"{how} after {record['seconds_to_first_step']:.0f} s")
         elif kind == "train":
             eta_s = record["eta_s"]
-            self.progress.update(
-                self.task,
-                completed=record["step"],
-                description=(
-                    f"step {record['step']}  loss {record['loss']:.4f}  {record['events_per_s']:,.0f} events/s  "
-                    f"data wait {100 * record['data_wait_fraction']:.1f}%  ETA {eta_s // 60:.0f}:{eta_s % 60:02.0f}"
-                ),
+            text = (
+                f"step {record['step']}  loss {record['loss']:.4f}  {record['events_per_s']:,.0f} events/s  "
+                f"data wait {100 * record['data_wait_fraction']:.1f}%  ETA {eta_s // 60:.0f}:{eta_s % 60:02.0f}"
             )
+            self.progress.update(self.task, completed=record["step"], description=text)
+            if not self.progress.console.is_terminal and time.monotonic() - self.said_s >= PLAIN_LINE_S:
+                self.said_s = time.monotonic()
+                self.progress.console.print(text, highlight=False)
         elif kind == "validation":
             metrics = "  ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items() if "@10" in name)
             mark = "  (best)" if record["best"] else ""

@@ -13,6 +13,7 @@ from genrec.run_dir import config_differences
 
 FREE = (
     "cluster",
+    "placement",
     "tracking",
     "engine.name",
     "engine.zero_stage",

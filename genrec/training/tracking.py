@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 MAX_WAITING_RECORDS = 1_000
 """Lines that wait for a slow tracker; more are dropped there (metrics.jsonl has them all)."""
 
+WANDB_FILE = "wandb.json"
+"""In the run directory: id and page of the run on Weights & Biases; the page is null where it runs offline."""
+
 CLOSE_TIMEOUT_S = 10.0
 """How long the end of a run waits for the tracker."""
 
@@ -131,6 +134,7 @@ def _start_wandb(config: ExperimentConfig, folder: Path, run_id: str) -> Any:
         config=config.model_dump(mode="json"),
         mode=os.environ.get("WANDB_MODE") or ("online" if has_key else "offline"),  # type: ignore[arg-type]
     )
+    (folder / WANDB_FILE).write_text(json.dumps({"id": run_id, "url": run.url or None}), encoding="utf-8")
     if config.evaluation.validation == "background":
         run.define_metric("validation/*", step_metric="validation/step")
     return run

@@ -18,7 +18,7 @@ from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
-from genrec.cluster.resources import DATA_CPUS
+from genrec.cluster.room import DATA_CPUS
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError
 from genrec.tuning.director import Director, describe_failure

@@ -38,6 +38,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.cluster",),
     ("genrec.bench", "genrec.launch", "genrec.tuning"),
     (
+        "genrec.__main__",
         "genrec.cli",
         "genrec.cli_bench",
         "genrec.cli_checkpoints",

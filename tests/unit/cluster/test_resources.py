@@ -3,7 +3,7 @@
 import pytest
 
 from genrec.cluster.resources import check_resources
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, RunError
 
 
 @pytest.fixture
@@ -66,3 +66,57 @@ def test_a_worker_must_fit_one_machine(config, monkeypatch) -> None:
     with pytest.raises(ConfigError, match=r"\(8 CPUs 0 GPUs, 2 CPUs 4 GPUs\): 2 do"):
         check_resources(config("cluster.workers=4", "cluster.cpus_per_worker=1", "cluster.gpus_per_worker=1"))
     check_resources(config("cluster.workers=4", "cluster.cpus_per_worker=0.5", "cluster.gpus_per_worker=1"))
+
+
+def test_labels_say_where_workers_and_readers_go(config, monkeypatch) -> None:
+    def labelled(*machines: tuple[dict[str, float], dict[str, str]]) -> None:
+        nodes = [{"Alive": True, "Resources": resources, "Labels": labels} for resources, labels in machines]
+        monkeypatch.setattr("ray.nodes", lambda: nodes)
+
+    apart = ("cluster.workers=4", "cluster.cpus_per_worker=1", "placement.worker_labels={role: train}")
+    labelled(({"CPU": 4.0}, {"role": "train"}), ({"CPU": 1.0}, {}))
+    check_resources(config(*apart))
+    check_resources(config(*apart, "placement.data_labels=null"))
+    with pytest.raises(ConfigError, match=r"data_labels \(role=data\) must be on some machine, and none .* 2 has it"):
+        check_resources(config(*apart, "placement.data_labels={role: data}"))
+    with pytest.raises(ConfigError, match=r"with role=train: 4 CPUs 0 GPUs\): 3 do"):
+        check_resources(config(*apart, "placement.data_labels={role: train}"))
+    labelled(({"CPU": 3.0}, {"role": "train"}), ({"CPU": 8.0}, {}))
+    with pytest.raises(ConfigError, match=r"with role=train: 3 CPUs 0 GPUs\): 3 do"):
+        check_resources(config(*apart))
+
+
+def test_strict_strategies_need_their_machines(config, monkeypatch) -> None:
+    two = ("cluster.workers=2", "cluster.cpus_per_worker=2")
+    cluster_of(monkeypatch, {"CPU": 3.0}, {"CPU": 3.0})
+    check_resources(config(*two, "placement.strategy=STRICT_SPREAD"))
+    with pytest.raises(ConfigError, match=r"STRICT_PACK wants all on one: 1 do"):
+        check_resources(config(*two, "placement.strategy=STRICT_PACK"))
+    cluster_of(monkeypatch, {"CPU": 8.0}, {"CPU": 1.0})
+    check_resources(config(*two, "placement.strategy=STRICT_PACK"))
+    with pytest.raises(ConfigError, match=r"STRICT_SPREAD wants each on a machine of its own: 1 do"):
+        check_resources(config(*two, "placement.strategy=STRICT_SPREAD"))
+
+
+def test_a_start_waits_for_its_machines_and_asks_for_them(config, monkeypatch) -> None:
+    asked: list[dict] = []
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda **wanted: asked.append(wanted))
+    monkeypatch.setattr("genrec.cluster.resources.WAIT_LOOK_S", 0.01)
+    looks = iter([[], [{"CPU": 1.0}], [{"CPU": 3.0}]])
+    last: list[dict] = []
+
+    def nodes() -> list[dict]:
+        last[:] = [{"Alive": True, "Resources": machine} for machine in next(looks)]
+        return last
+
+    monkeypatch.setattr("ray.nodes", nodes)
+    check_resources(config("cluster.workers=2", "cluster.cpus_per_worker=1", "placement.wait_s=60"))
+    assert asked[0]["bundles"] == [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]
+    assert asked[1]["bundles"] == [], "the request is taken back"
+
+
+def test_a_start_that_waited_in_vain_says_what_is_missing(config, monkeypatch) -> None:
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda **_: None)
+    cluster_of(monkeypatch, {"CPU": 1.0})
+    with pytest.raises(RunError, match=r"After placement.wait_s \(0.01 s\): .* must leave 1 of the cluster's 1 CPUs"):
+        check_resources(config("cluster.workers=2", "cluster.cpus_per_worker=1", "placement.wait_s=0.01"))

@@ -1,0 +1,179 @@
+"""Which files of a project go to the cluster, what must not, and the archive that they travel in.
+
+In a git tree: files that git tracks, and those that it neither tracks nor ignores. Elsewhere: everything but what every
+project has and no job needs (environments, caches, runs, prepared sets). Secrets and large files are refused by name.
+"""
+
+import fnmatch
+import os
+import re
+import subprocess
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genrec.errors import ConfigError
+
+MAX_FILE_BYTES = 20 * 2**20
+MAX_TREE_BYTES = 100 * 2**20
+GIT_TIMEOUT_S = 60
+_NUM_NAMED = 5
+
+LEFT_OUT = (
+    ".git", ".hg", ".venv", "venv", "__pycache__", "node_modules", "runs", "prepared", "wandb", "build", "dist",
+    ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".ipynb_checkpoints", ".DS_Store",
+    "*.egg-info", "*.pyc",
+)  # fmt: skip
+"""Names of files and folders that are left out unless git tracks them."""
+
+SECRET_NAMES = (
+    ".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*",
+    ".netrc", "_netrc", ".pypirc", ".git-credentials", ".htpasswd", "credentials", "credentials.json", "auth_token",
+    "service-account*.json", "service_account*.json", "kubeconfig", "*.kdbx",
+)  # fmt: skip
+HARMLESS_NAMES = ("*.example", "*.sample", "*.template", "*.pub")
+
+# Shapes that tokens of well-known services have.
+SECRET_TEXTS = {
+    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "an AWS access key": rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
+    "an AWS secret key": rb"(?i)aws_secret_access_key\s*[=:]\s*['\"]?[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])",
+    "a GitHub token": rb"\b(gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})",
+    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}\b",
+    "a Google API key": rb"\bAIza[0-9A-Za-z_-]{35}\b",
+    "a Slack token": rb"\bxox[abprs]-[0-9A-Za-z-]{20,}",
+    "a Weights & Biases key": rb"(?i)wandb_api_key\s*[=:]\s*['\"]?[0-9a-z_]{40,}\b",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingTree:
+    """The files of a project that a job needs: paths below `folder`, sorted, and their bytes in all."""
+
+    folder: Path
+    files: tuple[str, ...]
+    num_bytes: int
+    in_git: bool
+
+    def write_archive(self, path: Path) -> int:
+        """Writes them as a zip, the same bytes for the same files, so that Ray uploads it once; its size in bytes."""
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in self.files:
+                source = self.folder / name
+                entry = zipfile.ZipInfo(name)  # its time is 1980
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = (0o755 if os.access(source, os.X_OK) else 0o644) << 16
+                archive.writestr(entry, source.read_bytes())
+        return path.stat().st_size
+
+
+def collect(folder: Path, exclude: Sequence[str] = ()) -> WorkingTree:
+    """What a job from `folder` ships, without paths that match a pattern of `exclude`.
+
+    Raises ConfigError for a folder that is none or empty, secrets, links that lead out of it, and large files.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--working-dir {folder} is not a folder; give the one that holds your configs.")
+    listed = _git_files(folder)
+    names = sorted(_walk(folder) if listed is None else listed)
+    files, sizes = [], {}
+    for name in names:
+        path = folder / name
+        if any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(path.name, pattern) for pattern in exclude):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{name} is a link that leads out of {folder}; copy the file, or add --exclude '{name}'.")
+        if path.is_file():  # not a submodule, a socket, or what was deleted and is still tracked
+            files.append(name)
+            sizes[name] = path.stat().st_size
+    if not files:
+        raise ConfigError(f"There is nothing to ship in {folder}; give the folder of your project with --working-dir.")
+    _refuse_secret_names(files)
+    _refuse_large(sizes)
+    _refuse_secret_texts(folder, files)
+    return WorkingTree(folder, tuple(files), sum(sizes.values()), listed is not None)
+
+
+def _git_files(folder: Path) -> list[str] | None:
+    """Tracked files, and untracked ones that are neither ignored nor left out everywhere; None outside of git."""
+    tracked = _git(folder, "ls-files", "-z", "--cached")
+    others = _git(folder, "ls-files", "-z", "--others", "--exclude-standard")
+    if tracked is None or others is None:
+        return None
+    return [*tracked, *(name for name in others if not any(map(_is_left_out, name.split("/"))))]
+
+
+def _git(folder: Path, *arguments: str) -> list[str] | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=GIT_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError:
+        return None
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"git did not list the files of {folder} within {GIT_TIMEOUT_S} s; try again.") from error
+    return None if done.returncode else [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_left_out(name)]
+        for name in names:
+            if not _is_left_out(name):
+                yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def _is_left_out(name: str) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in LEFT_OUT)
+
+
+def _refuse_secret_names(files: Sequence[str]) -> None:
+    def is_secret(name: str) -> bool:
+        last = name.rpartition("/")[2].lower()
+        return _matches(last, SECRET_NAMES) and not _matches(last, HARMLESS_NAMES)
+
+    found = [name for name in files if is_secret(name)]
+    if found:
+        raise ConfigError(
+            f"{_named(found)} would be copied to the cluster, and the name says that it holds a secret; take it out of "
+            f"the folder, let git ignore it, or add --exclude '{found[0]}'."
+        )
+
+
+def _refuse_secret_texts(folder: Path, files: Sequence[str]) -> None:
+    for name in files:
+        content = (folder / name).read_bytes()
+        for what, pattern in SECRET_TEXTS.items():
+            if re.search(pattern, content):
+                raise ConfigError(
+                    f"{name} would be copied to the cluster, and it holds what looks like {what}; take that out, let "
+                    f"git ignore the file, or add --exclude '{name}'."
+                )
+
+
+def _refuse_large(sizes: dict[str, int]) -> None:
+    large = sorted((name for name in sizes if sizes[name] > MAX_FILE_BYTES), key=lambda name: -sizes[name])
+    way_out = (
+        "keep data on storage that the cluster reads, let git ignore what no job needs, or add --exclude 'PATTERN'"
+    )
+    if large:
+        named = _named([f"{name} ({sizes[name] / 2**20:.0f} MiB)" for name in large])
+        raise ConfigError(f"{named} is larger than the {MAX_FILE_BYTES // 2**20} MiB of one file; {way_out}.")
+    total = sum(sizes.values())
+    if total > MAX_TREE_BYTES:
+        most = sorted(sizes, key=lambda name: -sizes[name])
+        named = _named([f"{name} ({sizes[name] / 2**20:.1f} MiB)" for name in most])
+        raise ConfigError(
+            f"The folder has {total / 2**20:.0f} MiB to ship, and {MAX_TREE_BYTES // 2**20} MiB is the most; the "
+            f"largest are {named}; {way_out}."
+        )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - _NUM_NAMED
+    return ", ".join(names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
