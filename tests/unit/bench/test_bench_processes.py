@@ -56,7 +56,7 @@ def test_a_case_that_fails_is_a_row_with_its_sentence(tmp_path: Path) -> None:
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 200
-    while not list(path.glob("workers=1*")):
+    while not list(path.glob("workers=1*.json")):
         assert process.poll() is None, "the command ended before its first case was done"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -75,7 +75,7 @@ def test_a_stopped_matrix_goes_on(tmp_path: Path) -> None:
         finally:
             process.kill()  # its workers see it and end
             process.wait(60)
-    (first,) = (tmp_path / "tiny.json.cases").glob("workers=1*")
+    (first,) = (tmp_path / "tiny.json.cases").glob("workers=1*.json")
     assert not output.exists()
     kept = json.loads(first.read_text()) | {"events_per_s": 12_345}
     first.write_text(json.dumps(kept))
