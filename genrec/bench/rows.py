@@ -43,7 +43,20 @@ def row_of(config: ExperimentConfig, readings: Sequence[dict[str, Any]]) -> Row:
     row["step_s"] = round(sum(float(row[name] or 0) for name in parts), 6)
     worst = max(readings, key=lambda reading: int(reading["peak_bytes"]))
     row |= {"baseline_bytes": worst["baseline_bytes"], "peak_bytes": worst["peak_bytes"]}
-    return row | _utilisation(config, readings)
+    return row | _predicted(config) | _utilisation(config, readings)
+
+
+def _predicted(config: ExperimentConfig) -> Row:
+    """What `genrec plan` says of a worker's memory, in all and by part."""
+    from genrec.planning.planner import predict_here
+
+    option = predict_here(config)
+    if option is None:
+        return {}
+    parts = option.memory.parts()
+    parts["runtime"] += parts.pop("data") + parts.pop("allocator")
+    by_part = {f"predicted_{name}_bytes": round(value) for name, value in parts.items()}
+    return {"predicted_bytes": round(option.memory.total), **by_part}
 
 
 def _utilisation(config: ExperimentConfig, readings: Sequence[dict[str, Any]]) -> Row:

@@ -10,11 +10,11 @@ from genrec.overrides import apply_overrides
 from genrec.planning.activations import Activations, Load, load_of, measure_activations
 from genrec.planning.calibration import Calibration, assumed
 from genrec.planning.flops import StepFlops, step_flops
-from genrec.planning.machine import Machine
+from genrec.planning.machine import Machine, this_machine
 from genrec.planning.memory import MemoryParts, predict_memory
 from genrec.planning.model_size import ModelSize, model_size
 from genrec.planning.step_time import StepTime, predict_step
-from genrec.planning.workload import Windows, Workload, shared_parts
+from genrec.planning.workload import Windows, Workload, read_windows, shared_parts
 from genrec.training.start import engine_words
 
 LOOKED_AT = 4
@@ -145,6 +145,16 @@ class Estimator:
             available_bytes=self.machine.memory_bytes,
             host_bytes=self.machine.host_memory_bytes,
         )
+
+
+def predict_here(config: ExperimentConfig, calibration: Calibration | None = None) -> Option | None:
+    """The config as it is on this machine, on workers of its own cores; None where no window fits a micro-batch.
+
+    Rates are assumed where there is no calibration. Raises DataError when the data set is not prepared.
+    """
+    machine, windows = this_machine(config, measure=False), read_windows(config)
+    rates = calibration or assumed(machine.peak_flops, on_gpu=machine.on_gpu)
+    return Estimator(windows, machine, rates).option(config, model_size(config, windows.catalogue), ())
 
 
 def on_machine(config: ExperimentConfig, machine: Machine) -> ExperimentConfig:

@@ -7,7 +7,7 @@ from typing import Any
 
 from genrec.bench.result import Result, Row, Summary, summarize
 
-PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "item_table", "communication", "prefetch")
+PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "item_table", "communication", "runtime")
 STEP_PARTS = ("data_wait", "to_device", "forward", "backward", "communication", "optimizer", "hooks", "other")
 OK = "ok"
 
