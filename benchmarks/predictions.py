@@ -3,8 +3,8 @@
     genrec bench benchmarks/matrices/memory.yaml --launcher local
     python benchmarks/predictions.py benchmarks/out/memory.json [--calibrate-on CASE] [--json ...] [--markdown FILE]
 
-Memory is predicted from the config, the prepared set and the machine alone. Step time takes its two rates from one case,
-the calibration run (the first one, or `--calibrate-on`), and every other case is predicted with them. Errors are
+Memory is predicted from the config, the prepared set and the machine alone. Step time takes its two rates from one
+case, the calibration run (the first one, or `--calibrate-on`), and every other case is predicted with them. Errors are
 predicted / measured - 1.
 """
 
