@@ -3,8 +3,8 @@
 import os
 
 if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-    # A job of Ray. On a cluster of several nodes, loading torch after Ray had connected ended the process: "oneMKL FATAL
-    # ERROR: Cannot load libtorch_cpu.so", or a segmentation fault. Loaded first, both work. The reason is not known.
+    # A job of Ray. On a cluster of several nodes, torch that was loaded after Ray had connected ended the job: "oneMKL
+    # FATAL ERROR: Cannot load libtorch_cpu.so", or a segmentation fault. Loaded first, it works; why is not known.
     import torch  # noqa: F401
 
 from genrec.cli import main
