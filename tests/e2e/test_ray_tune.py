@@ -156,9 +156,9 @@ def test_a_population_hands_its_checkpoints_over(project: Path) -> None:
     """The worse of two goes on, from the other's checkpoint, in a run of its own."""
     sweep = write_sweep(
         project,
-        fixed={"train.max_epochs": 40},
+        fixed={"train.max_epochs": 12},
         space={"optimizer.lr": {"choice": [0.01, 0.0000001]}},
-        scheduler={"name": "pbt", "interval_epochs": 10, "quantile": 0.5, "resample": 0.0},
+        scheduler={"name": "pbt", "interval_epochs": 2, "quantile": 0.5, "resample": 0.0},
     )
     room_for_two = "import ray; ray.init(num_cpus=4, include_dashboard=False); from genrec.cli import main; main()"
     command = [sys.executable, "-c", room_for_two, "tune", "sweep.yaml"]
