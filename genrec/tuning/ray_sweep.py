@@ -4,6 +4,7 @@ Tune's own snapshot of an experiment is behind by seconds, so a killed command d
 a Tuner for the trials that are not done, and each of those goes on from its own checkpoints.
 """
 
+import math
 import os
 import shutil
 import time
@@ -71,13 +72,13 @@ def run_sweep(director: Director, base: ExperimentConfig, job: TrialJob, show: C
         searcher = _Asking(director)
     if waiting or searcher is not None:
         tuner = tune.Tuner(
-            tune.with_resources(partial(run_trial, job=job), _TRIAL),
+            tune.with_resources(partial(run_trial, job=job), _trial_resources(director)),
             param_space=population,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=1 if searcher is None else -1,
-                max_concurrent_trials=director.sweep.max_concurrent,
+                max_concurrent_trials=None if searcher is None else director.sweep.max_concurrent,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),
@@ -94,6 +95,14 @@ def run_sweep(director: Director, base: ExperimentConfig, job: TrialJob, show: C
     director.close()
     show()
     shutil.rmtree(folder.scratch_path, ignore_errors=True)
+
+
+def _trial_resources(director: Director) -> dict[str, float]:
+    """What a trial's own process reserves. A population has to be known whole before its first comparison, so it is not
+    handed out bit by bit: a share of the head node lets as many run as there is room for, and the others wait."""
+    if director.spec.scheduler.name != "pbt":
+        return _TRIAL
+    return {"node:__internal_head__": math.floor(10_000 / director.sweep.max_concurrent) / 10_000}
 
 
 def _concurrency(director: Director, base: ExperimentConfig) -> int:

@@ -208,6 +208,6 @@ def _take_over(job: TrialJob, trial: str, asked: dict[str, Any], account: Accoun
         return  # taken over already: it was started again, and goes on from there
     life = progress.life + 1
     hand_over(donor, step, trial_config(job.folder, job.base, int(trial), asked["params"], life))
-    progress.life, progress.params = life, asked["params"]
+    progress.life, progress.params, progress.events_before = life, asked["params"], progress.events
     progress.took_over.append({"from": donor.name, "step": step, "params": asked["params"], "time_s": time.time()})
     account.write()

@@ -47,6 +47,8 @@ class Progress:
     epoch: float = 0.0
     events: int = 0
     """Targets that were trained on, those of steps that were trained twice included."""
+    events_before: int = 0
+    """Those of the runs before it took over another's checkpoint."""
     events_per_s: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """One entry a validation, oldest first: step, epoch, seconds of training, and every metric."""

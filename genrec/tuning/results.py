@@ -50,12 +50,13 @@ def follow(progress: Progress, run: RunDir, num_parameters: int | None, events_p
         progress.step, progress.epoch = steps[-1]["step"], steps[-1]["epoch"]
     speeds = [line["events_per_s"] for line in lines if line.get("kind") == "train"]
     progress.events_per_s = median(speeds) if speeds else None
-    progress.events = trained_events(lines, events_per_epoch)
+    progress.events = progress.events_before + trained_events(lines, events_per_epoch)
 
 
 def trained_events(lines: Sequence[dict[str, Any]], events_per_epoch: int) -> int:
-    """Events that were trained on, those that a restart trained again included."""
-    done, epochs, furthest = 0.0, 0.0, None
+    """Events that were trained on, those that a restart trained again included; not those of a donor."""
+    first_start = next((line for line in lines if line.get("kind") == "start"), {"step": 0})
+    epochs, furthest = 0.0, None if first_start["step"] else 0.0
     for line in lines:
         if line.get("kind") not in ("train", "validation"):
             continue
@@ -64,9 +65,7 @@ def trained_events(lines: Sequence[dict[str, Any]], events_per_epoch: int) -> in
             furthest = None  # a restart went back to its checkpoint; at most one line's steps are not counted
         elif furthest is not None:
             epochs += epoch - furthest
-        else:
-            epochs += epoch if done == 0 else 0.0
-        furthest, done = epoch, 1.0
+        furthest = epoch
     return round(epochs * events_per_epoch)
 
 

@@ -1,13 +1,15 @@
 """`genrec tune` as a user runs it: a small sweep to its end; and killed, restarted, stopped early and handed over."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
-from commands import genrec, losses, records, refused, start, succeed, wait_until
+from commands import losses, records, refused, start, succeed, wait_until
 
 SWEEP: dict[str, Any] = {
     "name": "sweep",
@@ -154,12 +156,15 @@ def test_a_population_hands_its_checkpoints_over(project: Path) -> None:
     """The worse of two goes on, from the other's checkpoint, in a run of its own."""
     sweep = write_sweep(
         project,
-        fixed={"train.max_epochs": 6},
+        fixed={"train.max_epochs": 12},
         space={"optimizer.lr": {"choice": [0.01, 0.0000001]}},
         scheduler={"name": "pbt", "interval_epochs": 2, "quantile": 0.5, "resample": 0.0},
     )
-    done = genrec(project, "tune", "sweep.yaml", timeout_s=1_500)
+    room_for_two = "import ray; ray.init(num_cpus=4, include_dashboard=False); from genrec.cli import main; main()"
+    command = [sys.executable, "-c", room_for_two, "tune", "sweep.yaml"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=1_500, check=False)
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+    assert books(sweep)["max_concurrent"] == 2
     trials = books(sweep)["trials"]
     assert [trial["state"] for trial in trials] == ["finished", "finished"]
     taken = [(trial, entry) for trial in trials for entry in trial["progress"]["took_over"]]

@@ -40,6 +40,8 @@ def test_events_count_what_a_restart_trained_again() -> None:
     restarted = [train(10, 1.0), train(20, 1.0), train(10, 1.0), train(20, 1.0), train(30, 1.0)]
     assert trained_events(restarted, 1_000) == 4_000
     assert trained_events([], 1_000) == 0
+    handed_over = [train(15, 1.0), {"kind": "start", "step": 12}, train(20, 1.0)]
+    assert trained_events(handed_over, 1_000) == 500  # what the donor trained is the donor's
 
 
 @pytest.mark.parametrize(
