@@ -8,6 +8,7 @@ from typing import Any
 from genrec.bench.result import Row, summarize
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest, load_manifest
+from genrec.planning.fit import is_known
 
 COMPUTE = ("to_device_s", "forward_s", "backward_s", "optimizer_s")
 SUMMARIZED = (
@@ -43,7 +44,7 @@ def row_of(config: ExperimentConfig, readings: Sequence[dict[str, Any]]) -> Row:
     row["step_s"] = round(sum(float(row[name] or 0) for name in parts), 6)
     worst = max(readings, key=lambda reading: int(reading["peak_bytes"]))
     row |= {"baseline_bytes": worst["baseline_bytes"], "peak_bytes": worst["peak_bytes"]}
-    return row | _predicted(config) | _utilisation(config, readings)
+    return row | _predicted(config) | _utilisation(config, readings) if is_known(config) else row
 
 
 def _predicted(config: ExperimentConfig) -> Row:

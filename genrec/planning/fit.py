@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 from genrec.config import AutoConfig, ExperimentConfig
+from genrec.config_models import DecoderConfig, ESASRecConfig, HSTUConfig, SASRecConfig
 from genrec.data.manifest import Manifest
+from genrec.errors import ConfigError
 
 TABLE_COPIES = 10
 """Copies of the weights that no engine holds: gradients twice, buckets, master weights, moments, average."""
@@ -15,14 +17,32 @@ BYTES_PER_EVENT_AND_WIDTH = 400
 BYTES_PER_PAIR = 64
 
 
+KNOWN_MODELS = (SASRecConfig, ESASRecConfig, HSTUConfig, DecoderConfig)
+
+
+def is_known(config: ExperimentConfig) -> bool:
+    """Whether there are formulas for the config's model; one that was added has none until they are written."""
+    return isinstance(config.model, KNOWN_MODELS)
+
+
+def check_known(config: ExperimentConfig) -> None:
+    """Raises ConfigError for a model without formulas."""
+    if not is_known(config):
+        raise ConfigError(
+            f"model.name = {config.model.name!r} cannot be planned, because genrec/planning/flops.py and memory.py "
+            "have no formulas for it; add them there, or train without `genrec plan` and engine.name=auto."
+        )
+
+
 def check_memory(config: ExperimentConfig, manifest: Manifest, launcher: str) -> None:
     """Raises ConfigError when a worker on this machine needs more memory than it can have, with the nearest that fits.
 
     A cluster at RAY_ADDRESS is other machines than this one: nothing is refused there. Neither is `engine.name: auto`,
-    which looks for an engine that fits. The careful prediction (choose.py) is made only where a generous guess is not
-    far below what there is.
+    which looks for an engine that fits, nor a model without formulas. The careful prediction (choose.py) is made only
+    where a generous guess is not far below what there is.
     """
-    if (launcher == "ray" and os.environ.get("RAY_ADDRESS")) or isinstance(config.engine, AutoConfig):
+    elsewhere = launcher == "ray" and bool(os.environ.get("RAY_ADDRESS"))
+    if elsewhere or isinstance(config.engine, AutoConfig) or not is_known(config):
         return
     workers = config.cluster.min_workers
     if not config.cluster.gpus_per_worker and generous_guess(config, manifest.num_items) < available_bytes() / workers:

@@ -9,6 +9,7 @@ from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
 from genrec.planning.activations import Activations, Load, load_of, measure_activations
 from genrec.planning.calibration import Calibration, assumed
+from genrec.planning.fit import check_known
 from genrec.planning.flops import StepFlops, step_flops
 from genrec.planning.machine import Machine, this_machine
 from genrec.planning.memory import MemoryParts, predict_memory
@@ -152,6 +153,7 @@ def predict_here(config: ExperimentConfig, calibration: Calibration | None = Non
 
     Rates are assumed where there is no calibration. Raises DataError when the data set is not prepared.
     """
+    check_known(config)
     machine, windows = this_machine(config, measure=False), read_windows(config)
     rates = calibration or assumed(machine.peak_flops, on_gpu=machine.on_gpu)
     return Estimator(windows, machine, rates).option(config, model_size(config, windows.catalogue), ())
@@ -179,6 +181,7 @@ def make_plan(
 
     Raises ConfigError when no number of micro-batches suits the workers.
     """
+    check_known(config)
     config = on_machine(config, machine)
     rates = calibration or assumed(machine.peak_flops, on_gpu=machine.on_gpu)
     estimator = Estimator(windows, machine, rates)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 
 from genrec.cli import app
 from genrec.config import ExperimentConfig
+from genrec.data.manifest import load_manifest
 from genrec.errors import ConfigError, DataError
 from genrec.planning.calibration import Calibration, fitted, read_calibration, save_calibration
 from genrec.planning.command import calibration_of
+from genrec.planning.fit import check_memory
 from genrec.planning.machine import Machine, read_cluster, this_machine
 from genrec.planning.planner import Plan, make_plan
 from genrec.planning.scaling import scaling_of
@@ -216,3 +219,10 @@ def test_command_prints_tables_or_json(config: Callable[..., ExperimentConfig], 
     assert [point["nodes"] for point in found["scaling"]["points"]] == [1, 2]
     both = CliRunner().invoke(app, ["plan", str(file), "--calibrate", "a", "--calibration", "b"])
     assert isinstance(both.exception, ConfigError)
+
+
+def test_a_model_without_formulas_is_said_and_still_trains(config: Callable[..., ExperimentConfig]) -> None:
+    added = config().model_copy(update={"model": SimpleNamespace(name="gru", dim=10**9)})
+    with pytest.raises(ConfigError, match=r"model\.name = 'gru' cannot be planned"):
+        make_plan(added, read_windows(config()), MACHINE)
+    check_memory(added, load_manifest(added.data.prepared), "local")
