@@ -42,6 +42,7 @@ def table(sweep: Path) -> list[tuple[Any, ...]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(700)
 def test_a_sweep_runs_and_its_best_config_trains(project: Path) -> None:
     sweep = write_sweep(project, fixed={"train.max_epochs": 1})

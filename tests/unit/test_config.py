@@ -91,7 +91,7 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
         (["model.name=sasrek"], "model.name = 'sasrek' is not known", "did you mean sasrec or esasrec?"),
         (["model.name=zzz"], "model.name = 'zzz' is not known", "one of decoder, esasrec, hstu, sasrec."),
         (["model={dim: 3}"], "model.name is required", "one of decoder, esasrec, hstu, sasrec."),
-        (["engine.name=megatron"], "engine.name = 'megatron' is not known", "one of deepspeed, torch."),
+        (["engine.name=fsdp"], "engine.name = 'fsdp' is not known", "one of auto, deepspeed, torch."),
         # required
         (["data.source.name=sequence-text"], "data.source.path is required and missing", "add data.source.path=..."),
         (["data.split.name=global-time"], "data.split.test_from is required and missing", "add data.split.test_from="),
