@@ -16,6 +16,7 @@ wherever it is used, and its gradient is whole until it is scattered. Which mome
 loss, the backward pass, its end, or the update.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,14 +39,18 @@ MIB = 2.0**20
 PIPELINE_BYTES = 20 * MIB
 """Files, columns and rows that a worker's stream holds on a CPU, whatever the step."""
 
-RUNTIME_BYTES: dict[int | None, float] = {None: 85 * MIB, 0: 75 * MIB, 1: 125 * MIB, 2: 125 * MIB, 3: 140 * MIB}
+RUNTIME_BYTES: dict[int | None, float] = {None: 62 * MIB, 0: 62 * MIB, 1: 132 * MIB, 2: 119 * MIB, 3: 158 * MIB}
 """What libraries take once an engine is built, beyond torch and DeepSpeed themselves, by ZeRO stage."""
 
-HOLES = 0.5
+HOLES = 0.18
 """Of activations and scores: freed memory that the C library keeps, because the next micro-batch is shaped otherwise.
 
-Both were read off two workers of four layers and 7,700 events on one kind of machine (docs/planning.md).
+Both were fitted to the 24 SASRec cases of benchmarks/matrices/memory.yaml, and are checked by its 24 HSTU cases
+(benchmarks/README.md).
 """
+
+GIVEN_BACK_BYTES = 32 * MIB
+"""glibc returns larger blocks to the system when they are freed (DEFAULT_MMAP_THRESHOLD_MAX); it keeps smaller ones."""
 
 Moment = Literal["loss", "backward", "end of backward", "update"]
 
@@ -167,8 +172,7 @@ def predict_memory(
 
     def at(moment: Moment, **parts: float) -> MemoryParts:
         grown = replace(state, moment=moment, gradients=held, item_table=state.item_table + held_table + gathered)
-        full = replace(grown, **{name: getattr(grown, name) + value for name, value in parts.items()})
-        return replace(full, allocator=0.0 if sharding.on_gpu else HOLES * (full.activations + full.logits))
+        return replace(grown, **{name: getattr(grown, name) + value for name, value in parts.items()})
 
     loss_moment = max(loss.tile, loss.products)
     transient = 2 * e * load.tokens * _widest(config)
@@ -194,7 +198,21 @@ def predict_memory(
             communication=bucket.standing + bucket.flat,
         ),
     ]
-    return max(moments, key=lambda parts: parts.total)
+    fullest = max(moments, key=lambda parts: parts.total)
+    return fullest if sharding.on_gpu else _never_given_back(fullest, moments, e * table)
+
+
+def _never_given_back(fullest: MemoryParts, moments: Sequence[MemoryParts], table_bytes: float) -> MemoryParts:
+    """Resident memory on a CPU: every part at its own peak.
+
+    The C library keeps what one part has freed in pieces in which blocks of another part, of other sizes, find no
+    room. Only the blocks of a large table go back to the system, so that its gradients and what is sent take turns.
+    """
+    grown = replace(fullest, **{name: max(getattr(one, name) for one in moments) for name in fullest.parts()})
+    if table_bytes > GIVEN_BACK_BYTES:
+        fullest = max(moments, key=lambda one: one.item_table + one.communication)
+        grown = replace(grown, item_table=fullest.item_table, communication=fullest.communication)
+    return replace(grown, allocator=HOLES * (grown.activations + grown.logits))
 
 
 def _state(config: ExperimentConfig, size: ModelSize, sharding: Sharding, load: Load) -> MemoryParts:
