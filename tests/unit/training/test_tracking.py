@@ -19,6 +19,7 @@ class RemoteRun:
         self.fails = fails
         self.lines: list[tuple[int | None, dict[str, float]]] = []
         self.finished = False
+        self.url: str | None = None
 
     def log(self, values: dict[str, float], step: int | None) -> None:
         if self.fails == "log":
