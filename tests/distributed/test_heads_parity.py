@@ -10,6 +10,8 @@ from worker_processes import column, train_in_processes
 
 from genrec.config import ExperimentConfig
 
+pytestmark = pytest.mark.slow  # a minute of real processes
+
 STEPS = 12
 ENGINES = {"torch": "engine={name: torch}", "zero2": "engine.zero_stage=2", "zero3": "engine.zero_stage=3"}
 RUNS = [("torch", 1), ("torch", 2), ("zero2", 2), ("zero3", 2)]

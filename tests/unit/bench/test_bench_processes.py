@@ -62,6 +62,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_stopped_matrix_goes_on(tmp_path: Path) -> None:
     """The first case is measured, the command killed; the same command measures the second, with two workers, only."""
     path = write_matrix(tmp_path, axes={"cluster.workers": [1, 2]})

@@ -63,6 +63,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert found["checkpoint_bytes"] == 7
 
 
+@pytest.mark.slow
 def test_the_three_sides_run(tmp_path: Path) -> None:
     file, out = tmp_path / "tiny.yaml", tmp_path / "out.json"
     file.write_text(CONFIG.replace("SET", str(tmp_path / "set")))
