@@ -35,7 +35,7 @@ CONFIG = "configs/chaos.yaml"
 NUM_NODES = 3
 TOLERANCE = 1e-5
 LOOK_S = 0.2
-COMMAND_TIMEOUT_S = 900
+COMMAND_TIMEOUT_S = 1_800
 GENREC = str(Path(sys.executable).with_name("genrec"))
 SETTINGS = (
     "data.source.num_events=20000",
@@ -89,10 +89,10 @@ class Laptop:
         return found
 
 
-def prove(laptop: Laptop, steps: int) -> dict[str, Any]:
+def prove(laptop: Laptop, steps: int, overrides: list[str]) -> dict[str, Any]:
     """Submits, breaks, submits again, compares; what was measured. Raises ProofError where it does not hold."""
     runs = laptop.storage / "runs"
-    words = ["train", CONFIG, *SETTINGS, f"train.max_steps={steps}", "train.max_epochs=null"]
+    words = ["train", CONFIG, *SETTINGS, f"train.max_steps={steps}", "train.max_epochs=null", *overrides]
     print("the local run, one process without Ray", flush=True)
     prepared = f"data.prepared={laptop.storage}/prepared/chaos"
     laptop.run(*words, "--launcher", "local", "cluster.workers=1", "name=local", f"runs_dir={runs}", prepared)
@@ -179,9 +179,10 @@ def _leave(number: int, _: object) -> NoReturn:
 def main() -> None:
     """Makes the cluster, proves, takes the cluster away; exit code 1 with a sentence when the proof does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help=f"section.field=value on top of {CONFIG}")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "out" / "cluster_proof.json")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     signal.signal(signal.SIGTERM, _leave)
     remove_leftovers()
     owner = os.getpid()
@@ -199,12 +200,14 @@ def main() -> None:
             print(f"addresses of their own: {network.missing or 'yes'}; {cluster.dashboard}", flush=True)
             log = arguments.json.with_suffix(".log")
             log.unlink(missing_ok=True)
-            found = prove(Laptop(cluster, scratch / "storage", log), arguments.steps)
+            found = prove(Laptop(cluster, scratch / "storage", log), arguments.steps, arguments.overrides)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: the cluster and its network are taken away; there is no result.")
     except (ChaosError, GenrecError, ProofError) as error:
         sys.exit(f"Error: {error}")
     result = Result(
         name="cluster_proof",
-        config=load_config(ROOT / CONFIG, list(SETTINGS)).model_dump(mode="json"),
+        config=load_config(ROOT / CONFIG, [*SETTINGS, *arguments.overrides]).model_dump(mode="json"),
         rows=[],
         medians=found | {"namespaces": network.missing or True},
         versions=installed_versions(("torch", "ray", "deepspeed", "pyarrow")),
