@@ -4,23 +4,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bench_matrices import BASE
 from commands import refused, succeed
 
 from genrec.bench.result import read_result
 
 MATRIX = {
-    "base": {
-        "name": "tiny",
-        "data": {"source": {"name": "synthetic", "num_events": 10_000, "num_items": 200}, "prepared": "prepared/tiny"},
-        "sequence": {"max_length": 20},
-        "batch": {"tokens_per_step": 256, "micro_batches_per_step": 2, "steps_per_block": 4},
-        "model": {"name": "sasrec", "dim": 16, "num_layers": 1, "num_heads": 1},
-        "loss": {"name": "full-softmax"},
-        "engine": {"name": "torch"},
-        "train": {"max_steps": 5},
-        "evaluation": {"ks": [1, 10]},
-        "cluster": {"threads_per_worker": 1},
-    },
+    "base": BASE,
     "axes": {"cluster.workers": [1, 2]},
     "steps": 3,
 }
