@@ -17,11 +17,13 @@ class RemoteRun:
 
     def __init__(self, fails: str = "") -> None:
         self.fails = fails
+        self.called = threading.Event()
         self.lines: list[tuple[int | None, dict[str, float]]] = []
         self.finished = False
         self.url: str | None = None
 
     def log(self, values: dict[str, float], step: int | None) -> None:
+        self.called.set()
         if self.fails == "log":
             raise ConnectionError("the service is gone")
         if self.fails == "for ever":
@@ -101,10 +103,12 @@ def test_a_tracker_that_raises_is_switched_off_and_the_lines_go_on(tmp_path, war
 
 def test_a_tracker_that_blocks_for_ever_slows_nothing(tmp_path, warnings_said, monkeypatch) -> None:
     monkeypatch.setattr(tracking, "MAX_WAITING_RECORDS", 10)
-    sender = Sender(lambda: RemoteRun("for ever"), "id")
-    tracker = Tracker(tmp_path / "metrics.jsonl", sender)
+    run = RemoteRun("for ever")
+    tracker = Tracker(tmp_path / "metrics.jsonl", Sender(lambda: run, "id"))
     started_at = time.perf_counter()
-    for step in range(100):
+    tracker.log({"kind": "train", "step": 0})
+    assert run.called.wait(timeout=5)  # from here on the thread takes nothing from the queue
+    for step in range(1, 100):
         tracker.log({"kind": "train", "step": step})
     tracker.close()  # the queue is full, so there is nothing to wait for
     assert time.perf_counter() - started_at < 5
