@@ -32,6 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.evaluation.rank_counts",
         "genrec.bench.result",
     ),
+    ("genrec.semantic",),
     ("genrec.models", "genrec.losses"),
     ("genrec.evaluation",),
     ("genrec.evaluation.run_evaluation", "genrec.training", "genrec.planning", "genrec.reporting", "genrec.inference"),

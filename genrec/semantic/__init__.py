@@ -1,0 +1,1 @@
+"""Semantic ids: items as short tuples of codes, how they are made, and how they are decoded."""
