@@ -14,7 +14,7 @@ from torch import Tensor
 from genrec.config import FSQTokenizer
 from genrec.semantic.tokenizers import ItemTokenizer
 from genrec.semantic.tokenizers_rows import Progress, Rows, quiet
-from genrec.semantic.tokenizers_training import train_autoencoder
+from genrec.semantic.tokenizers_training import start_equal, train_autoencoder
 
 
 def fit_fsq(config: FSQTokenizer, rows: Rows, seed: int, progress: Progress = quiet) -> ItemTokenizer:
@@ -26,11 +26,13 @@ def fit_fsq(config: FSQTokenizer, rows: Rows, seed: int, progress: Progress = qu
     for book, points in zip(tokenizer.books, grid_points(config.grid), strict=True):
         book.requires_grad_(False).copy_(points)
     tokenizer.to(rows.device)
+    start_equal(tokenizer, rows)
 
     def loss_of(vectors: Tensor) -> Tensor:
         latent = tokenizer.embed(vectors)
         straight = latent + (latent.round() - latent).detach()
-        return (vectors - tokenizer.decoder(straight)).square().sum(dim=1).mean()
+        error: Tensor = (vectors - tokenizer.decoder(straight)).square().sum(dim=1)
+        return error.mean()
 
     train_autoencoder(tokenizer, loss_of, config, rows, seed, progress)
     return tokenizer.requires_grad_(False)

@@ -15,7 +15,7 @@ from genrec.config import RQVAETokenizer
 from genrec.semantic.rkmeans import plus_plus
 from genrec.semantic.tokenizers import ItemTokenizer, squared_distances
 from genrec.semantic.tokenizers_rows import Progress, Rows, quiet
-from genrec.semantic.tokenizers_training import train_autoencoder
+from genrec.semantic.tokenizers_training import start_equal, train_autoencoder
 
 START_PASSES = 10
 
@@ -25,6 +25,7 @@ def fit_rqvae(config: RQVAETokenizer, rows: Rows, seed: int, progress: Progress 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = ItemTokenizer([rows.dim, *config.hidden_dims, config.latent_dim], config.sizes).to(rows.device)
+    start_equal(tokenizer, rows)
     _start_codebooks(
         tokenizer, rows.sample(max(config.rows_per_batch, max(config.sizes)), np.random.default_rng(seed)), seed
     )
@@ -39,7 +40,7 @@ def fit_rqvae(config: RQVAETokenizer, rows: Rows, seed: int, progress: Progress 
 def rqvae_loss(tokenizer: ItemTokenizer, vectors: Tensor, beta: float) -> Tensor:
     """The loss of vectors [num_rows, dim], a mean over rows."""
     latent = tokenizer.embed(vectors)
-    left, total = latent, vectors.new_zeros(len(vectors))
+    left, total = latent, torch.zeros(len(vectors), device=vectors.device)
     picked_sum = torch.zeros_like(latent)
     for level, book in enumerate(tokenizer.books):
         picked = book[tokenizer.costs(left, level).argmin(dim=1)]
@@ -49,7 +50,8 @@ def rqvae_loss(tokenizer: ItemTokenizer, vectors: Tensor, beta: float) -> Tensor
         picked_sum = picked_sum + picked
     straight = latent + (picked_sum - latent).detach()
     total = total + (vectors - tokenizer.decoder(straight)).square().sum(dim=1)
-    return total.mean()
+    mean: Tensor = total.mean()
+    return mean
 
 
 @torch.no_grad()

@@ -29,21 +29,21 @@ SHAPE_FILE = "tokenizer.json"
 class Bounded(nn.Module):
     """Squeezes dimension i into the range of `steps[i]` whole numbers (FSQ, arXiv 2309.15505, section 3.1)."""
 
-    half: Tensor
+    radius: Tensor
     shift: Tensor
     offset: Tensor
 
     def __init__(self, steps: Sequence[int], slack: float = 1e-3) -> None:
         super().__init__()
-        half = (torch.tensor(steps, dtype=torch.float32) - 1) * (1 + slack) / 2
+        radius = (torch.tensor(steps, dtype=torch.float32) - 1) * (1 + slack) / 2
         offset = torch.tensor([0.5 if step % 2 == 0 else 0.0 for step in steps])
-        self.register_buffer("half", half, persistent=False)
+        self.register_buffer("radius", radius, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        self.register_buffer("shift", torch.atanh(offset / half), persistent=False)
+        self.register_buffer("shift", torch.atanh(offset / radius), persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """The same shape, dimension i between -steps[i] // 2 and (steps[i] - 1) // 2, give or take the slack."""
-        bounded: Tensor = torch.tanh(values + self.shift) * self.half - self.offset
+        bounded: Tensor = torch.tanh(values + self.shift) * self.radius - self.offset
         return bounded
 
 
@@ -93,7 +93,8 @@ class ItemTokenizer(nn.Module):
 
     def costs(self, left: Tensor, level: int) -> Tensor:
         """What each code of a level costs for what is left over [num_rows, latent_dim]: [num_rows, size]."""
-        return squared_distances(left, self.books[level]) + self.prices[level]
+        costs: Tensor = squared_distances(left, self.books[level]) + self.prices[level]
+        return costs
 
     @torch.no_grad()
     def left_over(self, vectors: Tensor, codes: Tensor) -> Tensor:

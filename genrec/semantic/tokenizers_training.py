@@ -1,7 +1,6 @@
 """Training of the tokenizers that are autoencoders: seeded minibatches, one optimizer, any number of workers.
 
-Every worker takes its part of each step's rows and gradients are averaged, so workers stay equal; weights are equal
-from the start because the seed is.
+Every worker takes its part of each step's rows and gradients are averaged, so workers that start equal stay equal.
 """
 
 from collections.abc import Callable
@@ -54,6 +53,13 @@ def train_autoencoder(
                     f"lower semantic_ids.tokenizer.lr ({config.lr}), or use optimizer: adamw with lr: 0.001."
                 )
             progress(f"{config.name}, loss {mean:.4g}", epoch + 1, config.epochs)
+
+
+@torch.no_grad()
+def start_equal(tokenizer: ItemTokenizer, rows: Rows) -> None:
+    """Gives all workers the first one's weights."""
+    for weight in tokenizer.parameters():
+        weight.copy_(rows.sum(weight.clone() if rows.rank == 0 else torch.zeros_like(weight)))
 
 
 def _average(weights: list[torch.nn.Parameter], rows: Rows) -> None:

@@ -53,8 +53,13 @@ class VectorState:
 class VectorSource(Protocol):
     """Vectors of the items of a prepared set."""
 
-    dim: int
-    state: VectorState
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+
+    @property
+    def state(self) -> VectorState:
+        """What new items need."""
 
     def blocks(self, first: int) -> Iterator[tuple[int, Floats]]:
         """Row and vectors [num_rows, dim] of the items from row `first` on, in order; zeros: this one has none."""
