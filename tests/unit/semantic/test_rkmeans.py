@@ -58,7 +58,7 @@ def test_balanced_codes_have_more_equal_shares() -> None:
     for balance in (0.0, 1.0):
         tokenizer = fitted(vectors, sizes=(16,), balance=balance)
         fullest[balance] = int(torch.bincount(tokenizer.encode(torch.from_numpy(vectors))[:, 0]).max())
-    assert fullest[1.0] <= 2 * 2_000 / 16 < fullest[0.0]
+    assert fullest[1.0] * 4 < fullest[0.0]
 
 
 def test_the_start_takes_rows_that_are_far_from_the_centres() -> None:
