@@ -71,7 +71,7 @@ def _read(file: LogFile, item: str, columns: Sequence[str]) -> tuple[pa.Array, p
                 "semantic_ids.vectors.item and semantic_ids.vectors.columns to the right ones."
             )
     parts = [_text(table[column]) for column in columns]
-    texts = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*parts, " "))
+    texts = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*parts, pa.scalar(" ", pa.large_string())))
     return _text(table[item]), texts
 
 

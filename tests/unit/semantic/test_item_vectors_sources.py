@@ -64,7 +64,7 @@ def test_vectors_of_no_number_are_refused_and_lengths_divided(tmp_path) -> None:
 
 def test_a_set_without_vectors_is_told(tmp_path) -> None:
     config = vector_config(write_set(tmp_path / "set", 4), name="item-vectors")
-    with pytest.raises(ConfigError, match="has no item vectors; name their file in data.item_vectors"):
+    with pytest.raises(ConfigError, match=r"has no item vectors; name their file in data\.item_vectors"):
         written(config, tmp_path)
 
 

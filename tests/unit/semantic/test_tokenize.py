@@ -66,7 +66,7 @@ def test_unhealthy_codes_are_not_written_unless_accepted(tmp_path) -> None:
     assert load_semantic_ids(tmp_path / "map").origin["accepted"] == list(made.accepted)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.sampled_from(["dedup", "nearest"]), st.integers(20, 40), st.integers(1, 40), st.integers(0, 99))
 def test_extending_never_changes_codes_that_are_there(tmp_path_factory, rule, num_old, num_new, seed) -> None:
     folder = tmp_path_factory.mktemp("extend")
@@ -141,6 +141,7 @@ def test_a_killed_swap_is_put_right(tmp_path) -> None:
     assert load_semantic_ids(tmp_path / "map").num_items == 60
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_map_that_one_makes(tmp_path) -> None:
     prepared = write_set(tmp_path / "set", 200, nested_vectors(200))
     config = map_config(prepared)
