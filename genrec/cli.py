@@ -21,6 +21,7 @@ from genrec.cli_compare import compare
 from genrec.cli_plan import plan
 from genrec.cli_report import report
 from genrec.cli_submit import jobs, status, submit
+from genrec.cli_tokenize import tokenize
 from genrec.cli_tune import tune
 from genrec.config import ExperimentConfig, load_config
 from genrec.data.schema import Role
@@ -224,6 +225,7 @@ app.command()(checkpoints)
 app.command()(compare)
 app.command()(tune)
 app.command()(plan)
+app.command()(tokenize)
 app.command()(bench)
 app.command()(report)
 app.command()(submit)

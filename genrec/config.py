@@ -52,6 +52,17 @@ from genrec.config_optimizer import MuonConfig as MuonConfig
 from genrec.config_optimizer import Optimizer as Optimizer
 from genrec.config_optimizer import OptimizerConfig as OptimizerConfig
 from genrec.config_optimizer import RowwiseAdagradConfig as RowwiseAdagradConfig
+from genrec.config_semantic import ExportVectors as ExportVectors
+from genrec.config_semantic import FSQTokenizer as FSQTokenizer
+from genrec.config_semantic import HealthConfig as HealthConfig
+from genrec.config_semantic import ItemVectorsOfSet as ItemVectorsOfSet
+from genrec.config_semantic import PublishedTokenizer as PublishedTokenizer
+from genrec.config_semantic import RKMeansTokenizer as RKMeansTokenizer
+from genrec.config_semantic import RQVAETokenizer as RQVAETokenizer
+from genrec.config_semantic import SemanticIdsConfig as SemanticIdsConfig
+from genrec.config_semantic import TextVectors as TextVectors
+from genrec.config_semantic import TfidfVectors as TfidfVectors
+from genrec.config_semantic import VectorFile as VectorFile
 from genrec.config_sequences import BatchConfig as BatchConfig
 from genrec.config_sequences import InputsConfig as InputsConfig
 from genrec.config_sequences import ItemVectorInputs as ItemVectorInputs
@@ -211,6 +222,7 @@ class ExperimentConfig(Section):
     sequence: SequenceConfig = Field(SequenceConfig(), description="how events become windows")
     batch: BatchConfig = Field(BatchConfig(), description="what a step is made of")
     inputs: InputsConfig = Field(InputsConfig(), description="what the model sees of an event besides its item")
+    semantic_ids: SemanticIdsConfig | None = Field(None, description="codes for items; null is none")
     model: Model = Field(description="the network")
     loss: Loss = Field(description="the training objective")
     heads: HeadsConfig = Field(HeadsConfig(), description="what is predicted of the next event besides its item")

@@ -65,7 +65,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A whole report: `summary` holds sentences, `figures` the handful of numbers to remember."""
+    """A whole report: `summary` holds sentences, `figures` the numbers to remember, `command` what wrote it."""
 
     kind: str
     title: str
@@ -74,6 +74,7 @@ class Document:
     figures: tuple[Row, ...]
     sections: tuple[Section, ...]
     alerts: tuple[str, ...] = ()
+    command: str = "genrec report"
 
 
 def words(text: Any) -> Cell:

@@ -21,6 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.config_heads",
         "genrec.config_losses",
         "genrec.config_models",
+        "genrec.config_semantic",
         "genrec.config_sequences",
         "genrec.config_optimizer",
         "genrec.data.schema",
@@ -35,7 +36,18 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.semantic",),
     ("genrec.models", "genrec.losses"),
     ("genrec.evaluation",),
-    ("genrec.evaluation.run_evaluation", "genrec.training", "genrec.planning", "genrec.reporting", "genrec.inference"),
+    (
+        "genrec.evaluation.run_evaluation",
+        "genrec.training",
+        "genrec.planning",
+        "genrec.reporting",
+        "genrec.inference",
+        # What makes a map reads exports and writes pages; what reads one is below the models.
+        "genrec.semantic.extend",
+        "genrec.semantic.map_folder",
+        "genrec.semantic.tokenize",
+        "genrec.semantic.vectors",
+    ),
     ("genrec.cluster",),
     ("genrec.bench", "genrec.launch", "genrec.tuning"),
     (
@@ -47,6 +59,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.cli_plan",
         "genrec.cli_report",
         "genrec.cli_submit",
+        "genrec.cli_tokenize",
         "genrec.cli_tune",
         "genrec",
     ),
@@ -60,7 +73,7 @@ STRANGERS = (
 )
 
 RAY_MODULES = re.compile(
-    r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|bench\.ray_\w+|tuning\.ray_\w+|launch\.ray_\w+|cluster(\..*)?)$"
+    r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|bench\.ray_\w+|semantic\.ray_\w+|tuning\.ray_\w+|launch\.ray_\w+|cluster(\..*)?)$"
 )
 DEEPSPEED_MODULES = re.compile(r"genrec\.training\.(engine|universal)$")
 # Must start fast, and work where torch is broken.

@@ -1,0 +1,165 @@
+"""The sentence encoder: BERT's arithmetic beside PyTorch's own layers, its folder's layout, and shards that stay."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from genrec.config import TextVectors
+from genrec.errors import ConfigError
+from genrec.semantic import text_encoder
+from genrec.semantic.text_encoder import EncodedTexts, EncoderShape, SentenceEncoder, find_encoder, load_encoder
+from genrec.semantic.tokenizers_rows import quiet
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "nail", "polish", "hair", "oil"]
+DIM, HEADS, LAYERS, INNER = 8, 2, 2, 12
+
+
+def weights(seed: int = 0) -> dict[str, Tensor]:
+    """Random weights of a BERT, by the names of its files."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "embeddings.word_embeddings.weight": (len(WORDS), DIM),
+        "embeddings.position_embeddings.weight": (16, DIM),
+        "embeddings.token_type_embeddings.weight": (2, DIM),
+        "embeddings.LayerNorm.weight": (DIM,),
+        "embeddings.LayerNorm.bias": (DIM,),
+    }
+    for layer in range(LAYERS):
+        name = f"encoder.layer.{layer}"
+        for part, wide, narrow in (
+            *((f"attention.self.{part}", DIM, DIM) for part in ("query", "key", "value")),
+            ("attention.output.dense", DIM, DIM),
+            ("intermediate.dense", INNER, DIM),
+            ("output.dense", DIM, INNER),
+        ):
+            shapes |= {f"{name}.{part}.weight": (wide, narrow), f"{name}.{part}.bias": (wide,)}
+        for part in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes |= {f"{name}.{part}.weight": (DIM,), f"{name}.{part}.bias": (DIM,)}
+    return {name: torch.randn(shape, generator=generator) * 0.5 for name, shape in shapes.items()}
+
+
+def reference(found: dict[str, Tensor], ids: list[int]) -> Tensor:
+    """Hidden states [num_tokens, dim] of one text by `nn.TransformerEncoderLayer`."""
+    hidden = found["embeddings.word_embeddings.weight"][ids]
+    hidden = hidden + found["embeddings.position_embeddings.weight"][: len(ids)]
+    hidden = hidden + found["embeddings.token_type_embeddings.weight"][0]
+    gain, shift = found["embeddings.LayerNorm.weight"], found["embeddings.LayerNorm.bias"]
+    hidden = nn.functional.layer_norm(hidden, (DIM,), gain, shift, 1e-12)
+    for number in range(LAYERS):
+        layer = nn.TransformerEncoderLayer(DIM, HEADS, INNER, 0.0, "gelu", 1e-12, batch_first=True)
+        name = f"encoder.layer.{number}"
+        theirs = {"linear1": "intermediate.dense", "linear2": "output.dense", "norm1": "attention.output.LayerNorm"}
+        theirs |= {"norm2": "output.LayerNorm", "self_attn.out_proj": "attention.output.dense"}
+        state = {
+            f"{mine}.{k}": found[f"{name}.{yours}.{k}"] for mine, yours in theirs.items() for k in ("weight", "bias")
+        }
+        for kind in ("weight", "bias"):
+            parts = [found[f"{name}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+            state[f"self_attn.in_proj_{kind}"] = torch.cat(parts)
+        layer.load_state_dict(state)
+        layer.train()  # the other path of PyTorch's own is another algorithm; dropout is zero
+        hidden = layer(hidden[None])[0]
+    return hidden.detach()
+
+
+def write_encoder(folder: Path, **config: object) -> Path:
+    """A folder in the layout of sentence-transformers, but for the tokenizer's file."""
+    (folder / "1_Pooling").mkdir(parents=True)
+    told = {
+        "model_type": "bert", "hidden_act": "gelu", "hidden_size": DIM, "num_attention_heads": HEADS,
+        "num_hidden_layers": LAYERS, "max_position_embeddings": 16, "layer_norm_eps": 1e-12,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(told | config))
+    pooling = {"word_embedding_dimension": DIM, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    modules = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 8}))
+    save_file(weights(), folder / "model.safetensors")
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def split(texts: list[str]) -> list[list[int]]:
+    """Words to ids, as a BERT's tokenizer would."""
+    return [[2, *(WORDS.index(word) for word in text.split()), 3] for text in texts]
+
+
+def test_the_forward_pass_is_that_of_bert(tmp_path) -> None:
+    shape = EncoderShape.read(write_encoder(tmp_path / "e"), 100)
+    assert (shape.max_tokens, shape.pooling, shape.normalize) == (8, "mean", True)
+    texts = ["red nail polish", "hair", "", "red hair oil nail"]
+    found = SentenceEncoder(shape, weights(), split).encode(texts, texts_per_batch=3)
+    for row, text in enumerate(texts):
+        if text:
+            mean = reference(weights(), split([text])[0]).mean(dim=0)
+            expected = nn.functional.normalize(mean, dim=0).numpy()
+            np.testing.assert_allclose(found[row], expected, atol=1e-5)
+        else:
+            assert not found[row].any()
+
+
+@pytest.mark.parametrize("config", [{"model_type": "mpnet"}, {"position_embedding_type": "relative_key"}])
+def test_another_kind_of_encoder_is_refused(tmp_path, config) -> None:
+    with pytest.raises(ConfigError, match=r"is of a kind that genrec cannot run .* use semantic_ids\.vectors\.name"):
+        EncoderShape.read(write_encoder(tmp_path / "e", **config), 100)
+
+
+def test_where_an_encoder_is_looked_for(tmp_path, monkeypatch) -> None:
+    folder = write_encoder(tmp_path / "site" / "some_encoder" / "model")
+    (tmp_path / "site" / "some_encoder" / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert find_encoder(str(folder)) == folder
+    assert find_encoder("some-encoder") == folder
+    with pytest.raises(ConfigError, match="is neither a folder with"):
+        find_encoder("no-such-encoder")
+
+
+def test_finished_shards_are_not_encoded_again(tmp_path, monkeypatch) -> None:
+    encoder = write_encoder(tmp_path / "e")
+    encoded: list[str] = []
+
+    class Counting(SentenceEncoder):
+        def encode(self, texts, texts_per_batch):
+            encoded.extend(texts)
+            return super().encode(texts, texts_per_batch)
+
+    monkeypatch.setattr(
+        text_encoder,
+        "load_encoder",
+        lambda folder, longest: Counting(EncoderShape.read(folder, longest), weights(), split),
+    )
+    config = TextVectors(name="text", encoder=str(encoder), texts_per_shard=2)
+
+    def rows(texts: list[str], first: int = 0) -> list[list[float]]:
+        found = EncodedTexts.of(config, pa.array(texts, pa.large_string()), tmp_path / "shards", quiet)
+        return [row for _, block in found.blocks(first) for row in block.tolist()]
+
+    texts = ["red", "nail", "hair oil", "oil", "polish"]
+    before = rows(texts)
+    assert (len(before), encoded) == (5, texts)
+    next((tmp_path / "shards").glob("0000000002-*.npy")).unlink()  # as if killed before it was written
+    assert rows(texts) == before
+    assert encoded[5:] == ["hair oil", "oil"]
+    grown = rows([*texts, "red red"], first=5)
+    assert len(grown) == 1 and encoded[7:] == ["polish", "red red"]
+
+
+def test_a_real_tokenizer_file_is_read(tmp_path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
+    folder = write_encoder(tmp_path / "e")
+    vocabulary = {word: number for number, word in enumerate(WORDS)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    encoder = load_encoder(folder, 4)
+    assert encoder.split(["red nail polish hair", "oil what"]) == [[2, 4, 5, 3], [2, 8, 1, 3]]
+    expected = SentenceEncoder(encoder.shape, weights(), split).encode(["red nail"], 1)
+    np.testing.assert_allclose(encoder.encode(["red nail"], 1), expected, atol=1e-6)
