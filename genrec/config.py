@@ -309,19 +309,26 @@ class ExperimentConfig(Section):
                 "folder of a map, as `genrec tokenize` makes one"
             )
         as_items = isinstance(self.model, CodeDecoderConfig) and self.model.history == "items"
-        for setting, value, needed, is_wrong in (
-            ("loss.name", self.loss.name, "full-softmax", not isinstance(self.loss, FullSoftmaxConfig)),
-            ("heads", ", ".join(self.heads.weights), "none, they need a model of items", bool(self.heads.weights)),
-            ("inputs.item_vectors", "set", "null, its codes stand for them", self.inputs.item_vectors is not None),
+        sharded = getattr(self.engine, "zero_stage", 0) == 3
+        for is_wrong, sentence in (
             (
-                "inputs",
-                ", ".join(self.inputs.names),
-                "history: items of code-decoder, or none",
+                not isinstance(self.loss, FullSoftmaxConfig),
+                f"is trained with loss.name: full-softmax, not {self.loss.name}",
+            ),
+            (bool(self.heads.weights), "has no heads; leave heads out"),
+            (self.inputs.item_vectors is not None, "knows items by their codes; leave inputs.item_vectors out"),
+            (
                 not as_items and bool(self.inputs.names),
+                f"reads codes alone; leave inputs.{', inputs.'.join(self.inputs.names)} out, or use code-decoder with "
+                "history: items",
+            ),
+            (
+                sharded and self.evaluation.decoding == "exhaustive",
+                "needs evaluation.decoding: beam with engine.zero_stage 3, whose workers go through the model together",
             ),
         ):
             if is_wrong:
-                raise ValueError(f"model.name: {name} cannot train with {setting} ({value}); use {needed}")
+                raise ValueError(f"model.name: {name} {sentence}")
         return self
 
     @model_validator(mode="after")

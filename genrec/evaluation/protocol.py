@@ -51,13 +51,13 @@ def protocol_card(
         "order": _order(manifest),
         "history": _history(manifest, role),
         "window_events": config.sequence.max_length,
-        "inputs": ", ".join((*config.inputs.items, *config.inputs.names)),
+        "inputs": ", ".join((*_known_by(config), *config.inputs.names)),
         "uses_query_time": model_uses_query_time,
         "targets": "events of every action" if actions is None else f"only events with action {', '.join(actions)}",
         "candidates": _candidates(manifest),
         "filter_seen": config.evaluation.filter_seen,
         "repeated_targets": "kept: a target that the user has seen before stays in the ranking",
-        "ties": "against the model: items that score the same as the target rank before it",
+        "ties": _ties(config),
         "sample": "every held-out user" if max_users is None else f"a fixed sample of at most {max_users} users",
         "epoch_choice": _epoch_choice(config, best_step),
         "refit_on_validation": config.refits,
@@ -89,6 +89,18 @@ def _candidates(manifest: Manifest) -> str:
     num_cold = manifest.item_vectors.num_cold_items if manifest.item_vectors is not None else 0
     cold = f" ({num_cold} of them without an event in the log: data.item_vectors.cold_items)" if num_cold else ""
     return f"the whole catalogue, {manifest.num_items} items{cold}, none sampled"
+
+
+def _known_by(config: ExperimentConfig) -> tuple[str, ...]:
+    if not config.writes_codes:
+        return config.inputs.items
+    return ("codes", "items") if getattr(config.model, "item_ids", False) else ("codes",)
+
+
+def _ties(config: ExperimentConfig) -> str:
+    if config.writes_codes:
+        return "as the list has them: of items that score the same, any may stand first"
+    return "against the model: items that score the same as the target rank before it"
 
 
 def _decoding(config: ExperimentConfig) -> str:

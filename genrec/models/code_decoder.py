@@ -20,9 +20,9 @@ from genrec.config_models import CodeDecoderConfig
 from genrec.data.batch import Batch
 from genrec.losses.full import FullSoftmax
 from genrec.models.code_cache import Codes, History, first_codes, read
-from genrec.models.code_model import CodeModel, CodeSetting, NoItemTable
+from genrec.models.code_model import CodeModel, CodeSetting
 from genrec.models.decoder import INIT_STD, NORM_EPS, DecoderBlock, run_blocks
-from genrec.models.item_table import ItemTable
+from genrec.models.item_table import ItemTable, NoItemTable
 from genrec.models.jagged import jagged_layout
 from genrec.models.layers import NO_INPUTS, Dropout, InputLayer, Inputs
 from genrec.models.rotary import rotation_of

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genrec.config import EvaluationConfig
 from genrec.data.batch import Batch
@@ -35,17 +35,6 @@ class CodeSetting:
 
     ids: SemanticIds
     evaluation: EvaluationConfig
-
-
-class NoItemTable(ItemTable):
-    """Stands where a model has no vectors of items: it knows how many items there are, and has no weight."""
-
-    def __init__(self, num_items: int, dim: int) -> None:
-        nn.Module.__init__(self)  # ItemTable's own would make the table
-        self.num_items = self.num_train_items = num_items
-        self.train_counts = None
-        self.dim = dim
-        self.l2_normalize = False
 
 
 class CodeModel(SequenceModel):

@@ -5,7 +5,7 @@
     scores     (h / sqrt(dim)) E^T over the codes of all levels; E is also what encoder and decoder read
 
 The encoder may read ahead, so every target has an encoded history of its own: a window of n events is n histories, of
-1, 2, .. n events. That is what its authors' training on every prefix of a sequence is, and a batch means the same as for
+1, 2, .. n events. That is its authors' training on every prefix of a sequence, and a batch means what it means for
 every other model.
 """
 
@@ -18,9 +18,9 @@ from genrec.config_models import TigerConfig
 from genrec.data.batch import Batch
 from genrec.losses.full import FullSoftmax
 from genrec.models.code_cache import Codes, History, first_codes, read
-from genrec.models.code_model import CodeModel, CodeSetting, NoItemTable
+from genrec.models.code_model import CodeModel, CodeSetting
 from genrec.models.code_t5 import NORM_EPS, DecoderBlock, EncoderBlock, Histories, PositionBias
-from genrec.models.item_table import ItemTable
+from genrec.models.item_table import ItemTable, NoItemTable
 from genrec.models.layers import Dropout
 
 
@@ -79,7 +79,7 @@ class Tiger(CodeModel):
 
     def start(self, batch: Batch) -> TigerState:
         """See `CodeModel`."""
-        encoded, histories = self._encode(batch, batch.last_positions)
+        encoded = self._encode(batch, batch.last_positions)[0]
         lengths = self._lengths(batch, batch.last_positions) * self.num_levels
         ends = lengths.cumsum(0)
         places = torch.arange(int(lengths.max()), device=ends.device)

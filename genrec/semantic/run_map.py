@@ -30,8 +30,8 @@ def check_map(trained: str | None, ids: SemanticIds | None, what: str) -> None:
     now = None if ids is None else ids.digest
     if trained != now:
         raise RunError(
-            f"{what} was trained with the map {_shown(trained)}, and semantic_ids.path holds {_shown(now)}; name the map "
-            "that it was trained with, or start over with --fresh."
+            f"{what} was trained with the map {_shown(trained)}, and semantic_ids.path holds {_shown(now)}; name the "
+            "map that it was trained with, or start over with --fresh."
         )
 
 

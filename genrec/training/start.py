@@ -181,7 +181,7 @@ def _has_trained(run: RunDir, store: CheckpointStore) -> bool:
 
 
 def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:
-    """Raises ConfigError when the model or the evaluation does not fit the data set, DataError when its codes do not."""
+    """Raises ConfigError when the model or the evaluation does not fit the data set, DataError when codes do not."""
     if config.model.name == "hstu" and config.model.time_bias and not manifest.has_times:
         raise ConfigError(
             f"model.time_bias=true needs event times, and {config.data.prepared} has none (its source gives only an "
