@@ -21,6 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.config_heads",
         "genrec.config_losses",
         "genrec.config_models",
+        "genrec.config_semantic",
         "genrec.config_sequences",
         "genrec.config_optimizer",
         "genrec.data.schema",
