@@ -75,14 +75,15 @@ def beam_search(
         is_last = number == len(trie.levels) - 1
         scores, state = scorer.step(state, number, codes, parents)
         children = level.children(nodes.clamp(min=0))
-        if closed is not None:
-            closed[number].close(children.valid, nodes)
         if children.codes is not None:
             scores = scores.gather(2, children.codes)
         totals = scores.float() + sums.unsqueeze(2)  # [num_users, width, num_columns]
-        names = trie.items[children.nodes].long() if is_last else children.nodes
-        keys = order_keys(totals, names)
-        keys = torch.where(children.valid & (totals > -float("inf")), keys, NOTHING)
+        totals.masked_fill_(children.missing, -float("inf"))
+        totals.nan_to_num_(-float("inf"), float("inf"), -float("inf"))
+        if closed is not None:
+            closed[number].close(totals, nodes)
+        num_columns = totals.shape[2]
+        keys = order_keys(totals, trie.items[children.nodes] if is_last else children.nodes)
         count = k if is_last else width
         if max_per_prefix is not None and first_codes is not None:
             keys, places = best_with_cap(keys, first_codes, count, max_per_prefix)
@@ -95,7 +96,7 @@ def beam_search(
         nodes = torch.where(is_alive, numbers_of(keys), -1)
         sums = torch.where(is_alive, scores_of(keys), -float("inf"))
         codes = torch.where(is_alive, level.codes[nodes.clamp(min=0)].long(), 0)
-        parents = torch.where(is_alive, places // names.shape[2], 0)
+        parents = torch.where(is_alive, places // num_columns, 0)
         first_codes = codes if first_codes is None else first_codes.gather(1, parents)
     return _filled_up(keys, k)
 

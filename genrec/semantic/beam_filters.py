@@ -27,13 +27,13 @@ class ClosedNodes:
     parents: Tensor
     columns: Tensor
 
-    def close(self, valid: Tensor, nodes: Tensor) -> None:
-        """Takes the closed children out of `valid` [num_users, width, num_columns], those of `nodes` [num_users, width].
+    def close(self, scores: Tensor, nodes: Tensor) -> None:
+        """Sets `scores` [num_users, width, num_columns] of the closed children of `nodes` [num_users, width] to -inf.
 
         A row of `nodes` holds a node once at most; what holds none is -1.
         """
         entry, beam = (nodes[self.rows] == self.parents.unsqueeze(1)).nonzero(as_tuple=True)
-        valid[self.rows[entry], beam, self.columns[entry]] = False
+        scores[self.rows[entry], beam, self.columns[entry]] = -float("inf")
 
 
 def closed_nodes(trie: CodeTrie, exclude: tuple[Tensor, Tensor]) -> list[ClosedNodes]:
@@ -44,15 +44,16 @@ def closed_nodes(trie: CodeTrie, exclude: tuple[Tensor, Tensor]) -> list[ClosedN
     device = trie.items.device
     rows, leaves = exclude[0].to(device), trie.leaf_of[exclude[1].to(device)].long()
     known = leaves >= 0
-    keys = (rows[known] * trie.num_leaves + leaves[known]).unique()  # sorted
+    keys = torch.unique(rows[known] * trie.num_leaves + leaves[known])  # sorted
     rows, nodes = keys // trie.num_leaves, keys % trie.num_leaves
     found: list[ClosedNodes] = []
     for level in reversed(trie.levels):
         parents = level.parents(nodes)
         found.append(ClosedNodes(rows, parents, level.columns(nodes, parents)))
         # Children of one parent follow each other, so equal pairs of user and parent do.
-        pairs, counts = torch.stack([rows, parents], dim=1).unique_consecutive(dim=0, return_counts=True)
-        rows, nodes = pairs.unbind(1)
+        num_parents = level.starts.shape[0] - 1
+        keys, counts = torch.unique_consecutive(rows * num_parents + parents, return_counts=True)
+        rows, nodes = keys // num_parents, keys % num_parents
         closed = counts == level.starts[nodes + 1] - level.starts[nodes]
         rows, nodes = rows[closed], nodes[closed]
     return found[::-1]

@@ -28,13 +28,13 @@ DENSE_ENTRIES = 2**20
 class Children(NamedTuple):
     """What may follow some nodes.
 
-    nodes  int64 [..., num_columns]  the child in each column, where `valid`
-    valid  bool  [..., num_columns]  whether there is one
-    codes  int64 [..., num_columns]  its code; None where column c is code c
+    nodes    int32 [num_users, width, num_columns]  the child in each column, or -1 or another's where it is `missing`
+    missing  bool  [num_users, width, num_columns]  whether there is none
+    codes    int64 [num_users, width, num_columns]  its code; None where column c is code c
     """
 
     nodes: Tensor
-    valid: Tensor
+    missing: Tensor
     codes: Tensor | None
 
 
@@ -46,7 +46,7 @@ class TrieLevel:
     codes         int32 [num_children]    code of every child, rising within a node
     size          codes that the level has
     max_children  children of the widest node
-    table         int32 [num_nodes, size] the child by code, -1 where there is none; None where it would be large or thin
+    table         int32 [num_nodes, size] the child by code, or -1; None where it would be large or thin
     """
 
     starts: Tensor
@@ -70,16 +70,17 @@ class TrieLevel:
         return cls(starts, codes, size, max_children, table)
 
     def children(self, nodes: Tensor) -> Children:
-        """The children of `nodes` [...], in columns."""
+        """The children of `nodes` [num_users, width], in columns."""
         if self.table is not None:
-            found = self.table[nodes]
-            return Children(found.long(), found >= 0, None)
-        begin, end = self.starts[nodes].long(), self.starts[nodes + 1].long()
-        columns = torch.arange(self.max_children, device=nodes.device)
-        found = begin.unsqueeze(-1) + columns
-        valid = found < end.unsqueeze(-1)
-        found = found.clamp_(max=self.codes.shape[0] - 1)
-        return Children(found, valid, self.codes[found].long())
+            # A selection of rows copies them; indexing goes through them number by number.
+            found = self.table.index_select(0, nodes.flatten()).view(*nodes.shape, self.size)
+            return Children(found, found < 0, None)
+        begin, end = self.starts[nodes].unsqueeze(2), self.starts[nodes + 1].unsqueeze(2)
+        found = begin + torch.arange(self.max_children, dtype=torch.int32, device=nodes.device)
+        missing = found >= end
+        found.clamp_(max=self.codes.shape[0] - 1)
+        codes = self.codes.index_select(0, found.flatten()).long().view(found.shape)
+        return Children(found, missing, codes)
 
     def parents(self, nodes: Tensor) -> Tensor:
         """The parent of each of `nodes` [n] of the next depth."""
@@ -189,13 +190,13 @@ class CodeTrie:
         nodes = torch.zeros(codes.shape[0], dtype=torch.int64, device=codes.device)
         found = torch.ones_like(nodes, dtype=torch.bool)
         for level, asked in zip(self.levels, codes.T, strict=True):
-            children = level.children(nodes)
-            names = torch.arange(level.size, device=codes.device) if children.codes is None else children.codes
-            matches = children.valid & (names == asked.unsqueeze(1))
+            children = level.children(nodes.unsqueeze(1))
+            names = torch.arange(level.size, device=codes.device) if children.codes is None else children.codes[:, 0]
+            matches = (names == asked.unsqueeze(1)) & ~children.missing[:, 0]
             column = matches.to(torch.uint8).argmax(dim=1, keepdim=True)
             found &= matches.any(dim=1)
-            nodes = torch.where(found, children.nodes.gather(1, column).squeeze(1), torch.zeros_like(nodes))
-        return torch.where(found, self.items[nodes].long(), torch.zeros_like(nodes))
+            nodes = torch.where(found, children.nodes[:, 0].gather(1, column).squeeze(1), 0)
+        return torch.where(found, self.items[nodes], 0).long()
 
 
 def _leaf_of(items: Tensor, num_items: int) -> Tensor:

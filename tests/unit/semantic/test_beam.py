@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from code_scorers import TableScorer, batch_of, best_of, random_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from code_scorers import TableScorer, batch_of, best_of, random_ids
 from genrec.errors import ConfigError
 from genrec.semantic.beam import beam_search
 from genrec.semantic.trie import CodeTrie
@@ -23,7 +23,7 @@ def searches(draw: st.DrawFn) -> dict:
     pairs = [(draw(st.integers(0, NUM_USERS - 1)), draw(st.integers(1, num_items))) for _ in range(num_pairs)]
     return {
         "ids": random_ids(num_items, SIZES, draw(st.integers(0, 99))),
-        "allowed": torch.tensor([False] + draw(st.lists(st.booleans(), min_size=num_items, max_size=num_items))),
+        "allowed": torch.tensor([False, *draw(st.lists(st.booleans(), min_size=num_items, max_size=num_items))]),
         "exclude": tuple(torch.tensor(pairs, dtype=torch.int64).view(-1, 2).unbind(1)),
         "scorer": TableScorer(SIZES, NUM_USERS, draw(st.integers(0, 99)), draw(st.sampled_from([0, 2]))),
         "k": draw(st.integers(1, 12)),

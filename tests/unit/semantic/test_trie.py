@@ -1,14 +1,14 @@
-"""The trie accepts the tuples of its catalogue and no others, whole and restricted, in tables and in compressed rows."""
+"""The trie accepts the tuples of its catalogue and no others, whole and restricted, with tables and without."""
 
 import itertools
 
 import numpy as np
 import pytest
 import torch
+from code_scorers import random_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from code_scorers import random_ids
 from genrec.errors import ConfigError
 from genrec.semantic.ids import SemanticIds
 from genrec.semantic.trie import CodeTrie
@@ -49,12 +49,12 @@ def test_every_node_knows_its_children_and_its_parent(rows, dense_entries) -> No
     trie = CodeTrie.from_ids(ids_of(rows), dense_entries=dense_entries)
     for depth, level in enumerate(trie.levels):
         prefixes = sorted({codes[:depth] for codes in rows})
-        children = level.children(torch.arange(len(prefixes)))
-        codes = torch.arange(level.size).expand(children.valid.shape) if children.codes is None else children.codes
+        children = level.children(torch.arange(len(prefixes)).unsqueeze(0))
+        codes = torch.arange(level.size).expand(children.nodes.shape) if children.codes is None else children.codes
         for number, prefix in enumerate(prefixes):
-            valid = children.valid[number]
-            nodes = children.nodes[number][valid]
-            assert codes[number][valid].tolist() == sorted({c[depth] for c in rows if c[:depth] == prefix})
+            valid = ~children.missing[0, number]
+            nodes = children.nodes[0, number][valid]
+            assert codes[0, number][valid].tolist() == sorted({c[depth] for c in rows if c[:depth] == prefix})
             parents = level.parents(nodes)
             assert parents.tolist() == [number] * len(nodes)
             assert level.columns(nodes, parents).tolist() == valid.nonzero().squeeze(1).tolist()
