@@ -77,7 +77,9 @@ class Recommender:
         export = read_export(folder)
         actions = export.info.get("actions", ())
         types = item_type_codes(export.items)
-        model = build_model(export.config, export.items.num_rows, types, len(actions), export.vectors)
+        model = build_model(
+            export.config, export.items.num_rows, types, len(actions), export.vectors, export.semantic_ids
+        )
         try:
             model.load_state_dict(export.state_dict)
         except RuntimeError as error:

@@ -9,6 +9,7 @@ from genrec.data.batch import Batch
 from genrec.errors import ConfigError
 from genrec.models.heads import Heads
 from genrec.models.item_table import ItemTable
+from genrec.semantic.ids import SemanticIds
 
 
 @dataclass(frozen=True)  # no slots: ZeRO-3 looks for tensors in the `vars` of what a module returns
@@ -52,6 +53,10 @@ class SequenceModel(nn.Module):
     """Whether `encode` reads `target_times`; printed in every protocol card."""
     reads_times: bool = False
     """Whether `encode` reads `times`: such a model cannot answer without them."""
+    generates: bool = False
+    """Whether the model writes items: it then has no score for each of them, and `recommend` is what is evaluated."""
+    semantic_ids: SemanticIds | None = None
+    """The map that it writes codes of."""
 
     def __init__(self, item_table: ItemTable, loss: Loss) -> None:
         super().__init__()

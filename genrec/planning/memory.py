@@ -278,7 +278,7 @@ class _Loss:
     @classmethod
     def of(cls, config: ExperimentConfig, load: Load, items: int) -> "_Loss":
         loss, dim, tokens = config.loss, config.model.dim, load.tokens
-        normalized = 2 if config.model.l2_normalize else 1
+        normalized = 2 if getattr(config.model, "l2_normalize", False) else 1
         on_cpu = not config.cluster.gpus_per_worker
         whole = isinstance(loss, FullSoftmaxConfig) or loss.per_position
         if isinstance(loss, FullSoftmaxConfig):
