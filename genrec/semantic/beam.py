@@ -53,7 +53,8 @@ def beam_search(
 
     0 and -inf where fewer are left. An item comes once, is in `trie`, and is none of `exclude`: (row of a user, item
     index) of pairs that must not come back. `max_per_prefix` bounds how many beams, and so how many items, of a user
-    share their first code, at every level. A code whose log-probability is -inf or NaN is never chosen.
+    share their first code, at every level. A code whose log-probability is -inf is never chosen; a user for whom one is
+    NaN gets no items and scores of NaN, because the model is broken.
     Raises ConfigError when k exceeds the width or the bound is below 1, or when scorer and trie have other levels.
     """
     check_search(width, k, max_per_prefix)
@@ -67,6 +68,7 @@ def beam_search(
     state = scorer.start(batch)
     nodes = torch.zeros(num_users, 1, dtype=torch.int64, device=device)  # -1 where there is no beam
     sums = torch.zeros(num_users, 1, device=device)
+    is_broken = torch.zeros(num_users, dtype=torch.bool, device=device)
     first_codes: Tensor | None = None
     codes: Tensor | None = None
     parents: Tensor | None = None
@@ -79,6 +81,7 @@ def beam_search(
             scores = scores.gather(2, children.codes)
         totals = scores.float() + sums.unsqueeze(2)  # [num_users, width, num_columns]
         totals.masked_fill_(children.missing, -float("inf"))
+        is_broken |= totals.isnan().flatten(1).any(dim=1)
         totals.nan_to_num_(-float("inf"), float("inf"), -float("inf"))
         if closed is not None:
             closed[number].close(totals, nodes)
@@ -98,7 +101,9 @@ def beam_search(
         codes = torch.where(is_alive, level.codes[nodes.clamp(min=0)].long(), 0)
         parents = torch.where(is_alive, places // num_columns, 0)
         first_codes = codes if first_codes is None else first_codes.gather(1, parents)
-    return _filled_up(keys, k)
+    items, found = _filled_up(keys, k)
+    found.masked_fill_(is_broken.unsqueeze(1), float("nan"))
+    return items.masked_fill_(is_broken.unsqueeze(1), 0), found
 
 
 def check_search(width: int, k: int, max_per_prefix: int | None = None) -> None:

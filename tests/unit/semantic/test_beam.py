@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from code_scorers import TableScorer, batch_of, best_of, random_ids
+from code_catalogue import TableScorer, batch_of, best_of, random_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,11 +97,14 @@ def test_no_users_and_scores_that_are_no_numbers() -> None:
     assert (items.shape, values.shape) == ((0, 4), (0, 4))
     scorer = TableScorer(SIZES, 1, seed=0)
     barred = int(ids.codes[1, 0])
-    for value in (float("nan"), -float("nan"), -float("inf")):
-        scorer.tables[0][0, 0, barred] = value
-        items, _ = beam_search(scorer, batch_of(1), trie, 10, 6)
-        assert sorted(items[0].tolist())[-1] > 0
-        assert not any(ids.codes[item, 0] == barred for item in items[0].tolist() if item)
+    scorer.tables[0][0, 0, barred] = -float("inf")
+    items, values = beam_search(scorer, batch_of(1), trie, 10, 6)
+    assert sorted(items[0].tolist()) == sorted(item if ids.codes[item, 0] != barred else 0 for item in range(1, 7))
+    assert (items[0] > 0).tolist() == (values[0] > -float("inf")).tolist()
+    scorer.tables[1][0, int(ids.codes[2, 0]), int(ids.codes[2, 1])] = float("nan")
+    items, values = beam_search(scorer, batch_of(1), trie, 10, 6)
+    assert not items.any(), "a model that is broken is not asked for what is left"
+    assert values.isnan().all()
 
 
 def test_the_cap_makes_room_for_other_prefixes() -> None:

@@ -1,7 +1,7 @@
 """Candidates in the order of dense scores: what comes back is what scoring them one by one gives."""
 
 import torch
-from code_scorers import best_of
+from code_catalogue import best_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

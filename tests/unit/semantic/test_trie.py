@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from code_scorers import random_ids
+from code_catalogue import random_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
