@@ -12,8 +12,8 @@ _MINUS_INFINITY = -2_139_095_041  # the turned bits of -inf
 def order_keys(scores: Tensor, numbers: Tensor) -> Tensor:
     """A whole number for each of `scores` float32 that orders by score, and by falling number where scores are equal.
 
-    `numbers`, of the scores' shape, are 0 .. 2^31 - 1, or -1 where the score is -inf; no score may be NaN. The bits of a
-    float, with those of negative ones turned round, order as the floats do; adding 0 makes -0 and 0 one.
+    `numbers`, of the scores' shape, are 0 .. 2^31 - 1, or -1 where the score is -inf; no score may be NaN. The bits of
+    a float, with those of negative ones turned round, order as the floats do; adding 0 makes -0 and 0 one.
     """
     keys = _turned((scores + 0.0).view(torch.int32)).long()
     keys <<= 32

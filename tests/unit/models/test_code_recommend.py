@@ -100,7 +100,7 @@ def test_exhaustive_decoding_and_its_limits(config_of) -> None:
         assert model.recommend(histories(), 3, allowed=allowed)[0].tolist() == [[7, 0, 0]] * 4
     assert torch.equal(items, expected.indices)
     assert torch.equal(values, expected.values)
-    with pytest.raises(ConfigError, match="set evaluation.decoding to beam"):
+    with pytest.raises(ConfigError, match=r"set evaluation\.decoding to beam"):
         model.recommend(histories(), 5, max_per_prefix=1)
 
 

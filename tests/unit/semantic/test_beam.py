@@ -101,7 +101,7 @@ def test_no_users_and_scores_that_are_no_numbers() -> None:
     items, values = beam_search(scorer, batch_of(1), trie, 10, 6)
     assert sorted(items[0].tolist()) == sorted(item if ids.codes[item, 0] != barred else 0 for item in range(1, 7))
     assert (items[0] > 0).tolist() == (values[0] > -float("inf")).tolist()
-    scorer.tables[1][0, int(ids.codes[2, 0]), int(ids.codes[2, 1])] = float("nan")
+    scorer.tables[1][0, int(ids.codes[4, 0]), int(ids.codes[4, 1])] = float("nan")
     items, values = beam_search(scorer, batch_of(1), trie, 10, 6)
     assert not items.any(), "a model that is broken is not asked for what is left"
     assert values.isnan().all()
