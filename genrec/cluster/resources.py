@@ -1,11 +1,13 @@
 """What the cluster must have: room for the workers, and a CPU for Ray Data. A run that can never start is refused."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from genrec.cluster.memory import check_cluster_memory
 from genrec.cluster.room import DATA_CPUS, Machine, check_room
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError, RunError
@@ -20,7 +22,8 @@ RESERVE_TIMEOUT_S = 180.0
 
 
 def check_resources(config: ExperimentConfig) -> None:
-    """Raises ConfigError when the cluster cannot hold the workers (of a range, the fewest), validate and read data.
+    """Raises ConfigError when the cluster cannot hold the workers (of a range, the fewest), validate and read data,
+    or when a worker needs more memory than any of its machines has.
 
     With `placement.wait_s` it waits that long for machines that are still to come, and asks an autoscaler for them;
     then it raises RunError with what is missing.
@@ -43,14 +46,22 @@ def check_resources(config: ExperimentConfig) -> None:
         time.sleep(min(WAIT_LOOK_S, max(deadline - time.monotonic(), 0.0)))
     if asked:
         _ask_autoscaler(None)  # from here on Ray Train asks for what it needs
+    if os.environ.get("RAY_ADDRESS"):  # else the cluster is this machine, which was judged before anything started
+        check_cluster_memory(config, _machines())
 
 
 def _machines() -> list[Machine]:
     import ray
 
     return [
-        Machine(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0), node.get("Labels", {}))
+        Machine(
+            resources.get("CPU", 0.0),
+            resources.get("GPU", 0.0),
+            node.get("Labels", {}),
+            resources.get("memory", 0.0) + resources.get("object_store_memory", 0.0),
+        )
         for node in ray.nodes()
+        for resources in [node["Resources"]]
         if node["Alive"]
     ]
 

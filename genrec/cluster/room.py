@@ -12,11 +12,15 @@ DATA_CPUS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One node of a Ray cluster: what it has in all, free or not, and its labels."""
+    """One node of a Ray cluster: what it has in all, free or not, and its labels.
+
+    `memory_bytes` is what Ray found free when the node started, 0 where that is not known.
+    """
 
     cpus: float
     gpus: float = 0.0
     labels: Mapping[str, str] = field(default_factory=dict)
+    memory_bytes: float = 0.0
 
     def has(self, wanted: Mapping[str, str] | None) -> bool:
         """Whether it carries all of the `wanted` labels."""

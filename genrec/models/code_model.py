@@ -11,6 +11,7 @@ Given the history, the codes of an item are written level by level, so
 and the loss is the sum of the levels' cross entropies, with the target's own codes before each (teacher forcing).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,9 @@ from genrec.errors import ConfigError
 from genrec.losses.full import FullSoftmax, at_least_fp32
 from genrec.models.base import LossSum, SequenceModel
 from genrec.models.item_table import ItemTable
+from genrec.semantic.beam import beam_search
 from genrec.semantic.ids import SemanticIds
+from genrec.semantic.trie import CodeTrie
 
 MAX_SCORED_BYTES = 256 * 2**20  # hidden vectors and log-probabilities of the users scored at a time
 
@@ -59,6 +62,8 @@ class CodeModel(SequenceModel):
         tokens[0] = 0
         self.register_buffer("tokens_of_item", tokens, persistent=False)
         self._prefixes: Prefixes | None = None
+        self._trie: CodeTrie | None = None
+        self._part: tuple[Tensor, CodeTrie] | None = None  # the newest filter and its trie
 
     def tokens(self, items: Tensor) -> Tensor:
         """Tokens [num_rows, num_levels] of the codes of `items` [num_rows]."""
@@ -121,13 +126,28 @@ class CodeModel(SequenceModel):
 
         The exact reference of decoding: every beginning that the catalogue has is a beam. Some users at a time.
         """
-        widest = self.prefixes.widest * (max(self.sizes) + 32 * self.item_table.dim) * 4
+        return torch.cat([self._scores_of_some(part) for _, part in self._parts(batch, self.prefixes.widest)])
+
+    def trie(self, allowed: Tensor | None = None) -> CodeTrie:
+        """The trie of the items that are `allowed` bool [num_items + 1], or of all, where the model is.
+
+        It is made when it is first asked for; of the filters the newest is kept.
+        """
+        device = self.tokens_of_item.device
+        if self._trie is None or self._trie.items.device != device:
+            self._trie, self._part = CodeTrie.from_ids(self.semantic_ids).to(device), None
+        if allowed is None:
+            return self._trie
+        if self._part is None or self._part[0] is not allowed:
+            self._part = (allowed, self._trie.restricted_to(allowed))
+        return self._part[1]
+
+    def _parts(self, batch: Batch, width: int) -> Iterator[tuple[int, Batch]]:
+        """As many users at a time as may have `width` prefixes each; the first one's place comes with them."""
+        widest = width * (max(self.sizes) + 32 * self.item_table.dim) * 4
         num_users = max(1, MAX_SCORED_BYTES // widest)
-        scores = [
-            self._scores_of_some(sequences_of(batch, first, min(first + num_users, batch.num_sequences)))
-            for first in range(0, batch.num_sequences, num_users)
-        ]
-        return torch.cat(scores)
+        for first in range(0, batch.num_sequences, num_users):
+            yield first, sequences_of(batch, first, min(first + num_users, batch.num_sequences))
 
     def _scores_of_some(self, batch: Batch) -> Tensor:
         num_users, device = batch.num_sequences, batch.items.device
@@ -145,15 +165,37 @@ class CodeModel(SequenceModel):
         everyone[:, prefixes.items.to(device)] = scores
         return everyone
 
-    def recommend(self, batch: Batch, k: int, exclude: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def recommend(
+        self,
+        batch: Batch,
+        k: int,
+        exclude: tuple[Tensor, Tensor] | None = None,
+        *,
+        allowed: Tensor | None = None,
+        max_per_prefix: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """See `SequenceModel`; the scores are log-probabilities. Fewer are left where items are 0 and scores -inf."""
-        if k > self.item_table.num_items:
-            raise ConfigError(
-                f"k ({k}) is larger than the catalogue of {self.item_table.num_items} items; ask for fewer items"
-            )
+        self.check_k(k)
+        if self.evaluation.decoding == "exhaustive":
+            if max_per_prefix is not None:
+                raise ConfigError("max_per_prefix bounds beams; set evaluation.decoding to beam, or leave it out.")
+            return self._best_of_all(batch, k, exclude, allowed)
+        trie, width = self.trie(allowed), max(self.evaluation.beam_width, k)
+        found = []
+        for first, part in self._parts(batch, width):
+            pairs = None if exclude is None else _of_rows(exclude, first, first + part.num_sequences)
+            found.append(beam_search(self, part, trie, width, k, exclude=pairs, max_per_prefix=max_per_prefix))
+        items, scores = zip(*found, strict=True)
+        return torch.cat(items), torch.cat(scores)
+
+    def _best_of_all(
+        self, batch: Batch, k: int, exclude: tuple[Tensor, Tensor] | None, allowed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         scores = self.scores_of_all(batch)
         if exclude is not None:
             scores[exclude] = -float("inf")
+        if allowed is not None:
+            scores.masked_fill_(~allowed, -float("inf"))
         best = scores.topk(k, dim=1)
         return torch.where(best.values > -float("inf"), best.indices, 0), best.values
 
@@ -190,6 +232,13 @@ class Prefixes:
     def widest(self) -> int:
         """Prefixes that are continued at a time, at most."""
         return max((len(codes) for _, codes in self.levels[:-1]), default=1)
+
+
+def _of_rows(pairs: tuple[Tensor, Tensor], first: int, last: int) -> tuple[Tensor, Tensor]:
+    """The pairs (row, item) of the rows `first` .. `last - 1`, counted from `first`."""
+    rows, items = pairs
+    is_there = (rows >= first) & (rows < last)
+    return rows[is_there] - first, items[is_there]
 
 
 def sequences_of(batch: Batch, first: int, last: int) -> Batch:

@@ -3,7 +3,7 @@
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.errors import ConfigError
 from genrec.planning.calibration import assumed
-from genrec.planning.machine import this_machine
+from genrec.planning.machine import Machine, this_machine
 from genrec.planning.model_size import model_size
 from genrec.planning.planner import Estimator, Option, Plan, make_plan
 from genrec.planning.text import size_text
@@ -31,12 +31,14 @@ def pick_engine(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
     )
 
 
-def refuse_what_cannot_fit(config: ExperimentConfig) -> None:
-    """Raises ConfigError when a worker on this machine needs more memory than it can have, with the nearest that fits.
+def refuse_what_cannot_fit(config: ExperimentConfig, machine: Machine | None = None) -> None:
+    """Raises ConfigError when a worker needs more memory than it can have on a machine, with the nearest that fits.
+
+    The machine is this one, unless another is given.
 
     What libraries and the C library's holes take is left out of what is needed, because it is the least certain.
     """
-    machine = this_machine(config, measure=False)
+    machine = machine or this_machine(config, measure=False)
     if machine.on_gpu != (config.cluster.gpus_per_worker > 0):
         return  # the launcher says that there is no GPU
     windows = read_windows(config)

@@ -37,9 +37,9 @@ def check_known(config: ExperimentConfig) -> None:
 def check_memory(config: ExperimentConfig, manifest: Manifest, launcher: str) -> None:
     """Raises ConfigError when a worker on this machine needs more memory than it can have, with the nearest that fits.
 
-    A cluster at RAY_ADDRESS is other machines than this one: nothing is refused there. Neither is `engine.name: auto`,
-    which looks for an engine that fits, nor a model without formulas. The careful prediction (choose.py) is made only
-    where a generous guess is not far below what there is.
+    A cluster at RAY_ADDRESS is other machines than this one, which `genrec.cluster.memory` judges. Not judged are
+    `engine.name: auto`, which looks for an engine that fits, and models without formulas. The careful prediction
+    (choose.py) is made only where a generous guess is not far below what there is.
     """
     elsewhere = launcher == "ray" and bool(os.environ.get("RAY_ADDRESS"))
     if elsewhere or isinstance(config.engine, AutoConfig) or not is_known(config):

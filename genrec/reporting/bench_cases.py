@@ -47,6 +47,37 @@ class Case:
         return None if found is None else found.median
 
 
+@dataclass(frozen=True, slots=True)
+class CaseLabels:
+    """Short names of cases for figures: the values of the settings in which they differ, or their whole names.
+
+    `explained` is the sentence that says which settings the values are of; it is empty where names are whole.
+    """
+
+    varied: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cases: Sequence[Case]) -> "CaseLabels":
+        """The labels that tell these cases apart; whole names where settings do not, or where somebody gave names."""
+        axes = list(dict.fromkeys(key for case in cases for key in case.axes))
+        varied = tuple(axis for axis in axes if len({str(case.axes.get(axis)) for case in cases}) > 1)
+        told = {(case.mode, *(str(case.axes.get(axis)) for axis in varied)) for case in cases}
+        made = all("=" in case.name for case in cases)  # by the matrix, from the settings
+        return cls(varied if made and len(varied) > 1 and len(told) == len(cases) else ())
+
+    def __getitem__(self, case: Case) -> str:
+        if not self.varied:
+            return case.label
+        values = [str(case.axes.get(axis, "-")) for axis in self.varied]
+        return " · ".join(values if case.mode == "full" else [*values, case.mode])
+
+    @property
+    def explained(self) -> str:
+        """ " Cases by dim and zero_stage.", to end a caption with."""
+        names = [axis.rpartition(".")[2] for axis in self.varied]
+        return f" Cases by {', '.join(names[:-1])} and {names[-1]}." if names else ""
+
+
 def is_training(result: Result) -> bool:
     """True when the rows are those of `genrec bench`: cases with a status."""
     return bool(result.rows) and all("case" in row and "status" in row for row in result.rows)

@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from genrec.reporting import formats
 from genrec.reporting.bars import MAX_BARS, Bar, stacked_bars
-from genrec.reporting.bench_cases import PARTS, STEP_PARTS, Case
+from genrec.reporting.bench_cases import PARTS, STEP_PARTS, Case, CaseLabels
 from genrec.reporting.plots import MUTED, SERIES, TICK_STEPS, Chart, draw_grid, short_count, svg_chart
 
 MAX_CURVES = 4
@@ -103,7 +103,8 @@ def _memory_chart(name: str, cases: Sequence[Case]) -> Chart | None:
         return None
     largest = max(max(case.median("peak_bytes") or 0.0, _predicted(case) or 0.0) for case in full)
     unit, unit_name = formats.byte_unit(largest)
-    bars = [_memory_bar(case, unit) for case in full]
+    labels = CaseLabels.of(full)
+    bars = [_memory_bar(case, labels[case], unit) for case in full]
     title, value = "Peak memory of a worker", f"at most {formats.num_bytes(largest)}"
     caption = f"{unit_name} above the process before its model. " + (
         "Filled: predicted, by part; outline: predicted in all; diamond: measured, the median."
@@ -118,17 +119,17 @@ def _memory_chart(name: str, cases: Sequence[Case]) -> Chart | None:
         outline_label="predicted",
         mark_label="measured",
     )
-    return Chart(title, value, caption + _left_out(bars), svg)
+    return Chart(title, value, caption + labels.explained + _left_out(bars), svg)
 
 
-def _memory_bar(case: Case, unit: float) -> Bar:
+def _memory_bar(case: Case, label: str, unit: float) -> Bar:
     parts = {part: (case.median(f"predicted_{part}_bytes") or 0.0) / unit for part in PARTS}
     parts = {part.replace("_", " "): value for part, value in parts.items() if value}
     predicted, measured = _predicted(case), case.median("peak_bytes")
     if predicted is None and not parts:
-        return Bar(case.name, {"measured": (measured or 0.0) / unit})
+        return Bar(label, {"measured": (measured or 0.0) / unit})
     return Bar(
-        case.name,
+        label,
         parts,
         outline=None if predicted is None else predicted / unit,
         mark=None if measured is None else measured / unit,
@@ -146,12 +147,12 @@ def _step_chart(name: str, cases: Sequence[Case]) -> Chart | None:
     timed = [case for case in cases if any(case.median(f"{part}_s") for part in STEP_PARTS)]
     if not timed:
         return None
-    bars = []
+    labels, bars = CaseLabels.of(timed), []
     for case in timed:
         parts = {part.replace("_", " "): 1e3 * (case.median(f"{part}_s") or 0.0) for part in STEP_PARTS}
         step_s = case.median("step_s")
         bars.append(
-            Bar(case.label, {k: v for k, v in parts.items() if v}, mark=None if step_s is None else 1e3 * step_s)
+            Bar(labels[case], {k: v for k, v in parts.items() if v}, mark=None if step_s is None else 1e3 * step_s)
         )
     title = "Where the time of a step goes"
     longest = max(timed, key=lambda case: case.median("step_s") or 0.0)
@@ -164,7 +165,7 @@ def _step_chart(name: str, cases: Sequence[Case]) -> Chart | None:
         value_format=lambda value: f"{value:,.4g}",
         mark_label="whole step",
     )
-    return Chart(title, value, caption + _left_out(bars), svg)
+    return Chart(title, value, caption + labels.explained + _left_out(bars), svg)
 
 
 def _left_out(bars: Sequence[Bar]) -> str:

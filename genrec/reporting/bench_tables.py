@@ -5,7 +5,7 @@ from typing import Any
 
 from genrec.bench.result import Row, Summary, summarize
 from genrec.reporting import formats
-from genrec.reporting.bench_cases import STEP_PARTS, Case, reading
+from genrec.reporting.bench_cases import STEP_PARTS, Case, CaseLabels, reading
 from genrec.reporting.document import Cell, Column, Table, columns, number_cell, words
 
 REPEATS = ("repetition", "round", "repeat", "attempt")  # columns that number the repetitions of one thing
@@ -29,6 +29,8 @@ def value_text(key: str, value: float | None) -> str:
 def case_table(cases: Sequence[Case]) -> Table:
     """A line for each case: what was varied, how it went, throughput and its spread, memory, and what was foreseen."""
     axes = [key for key in dict.fromkeys(key for case in cases for key in case.axes) if key != "cluster.workers"]
+    # Where the settings tell the cases apart, their columns do, and a name that repeats them takes room.
+    named_cases = not CaseLabels.of(cases).varied
     with_modes = len({case.mode for case in cases}) > 1
     named = [key for key in ("events_per_s", "tokens_per_s", "step_s", "mfu") if _any(cases, key)]
     memory = [key for key in ("peak_bytes", "predicted_bytes") if _any(cases, key)]
@@ -42,12 +44,19 @@ def case_table(cases: Sequence[Case]) -> Table:
     }
     short = [axis.rpartition(".")[2] for axis in axes]
     shown = [axis if short.count(name) > 1 else name for axis, name in zip(axes, short, strict=True)]
-    head = ["Case", *shown, *(["Mode"] if with_modes else []), "Workers", "Status", "Readings"]
+    head = [
+        *(["Case"] if named_cases else []),
+        *shown,
+        *(["Mode"] if with_modes else []),
+        "Workers",
+        "Status",
+        "Readings",
+    ]
     head += [title for key in named for title in ([titles[key], "Spread"] if key == "events_per_s" else [titles[key]])]
     head += [titles[key] for key in memory] + (["Error of it"] if len(memory) == 2 else [])
     lines = []
     for case in cases:
-        line = [words(case.name), *(_axis(case.axes.get(axis)) for axis in axes)]
+        line = [*([words(case.name)] if named_cases else []), *(_axis(case.axes.get(axis)) for axis in axes)]
         line += [words(case.mode)] if with_modes else []
         count = max((found.count for found in case.values.values()), default=0)
         line += [_count(case.workers), words(case.status.replace("-", " ")), _count(count)]
@@ -74,8 +83,9 @@ def step_table(cases: Sequence[Case]) -> Table | None:
     if not timed:
         return None
     head = columns("Case", *(part.replace("_", " ").capitalize() for part in parts))
-    lines = [(words(case.label), *(_value(case, f"{part}_s") for part in parts)) for case in timed]
-    return Table("Time of a step by phase", head, tuple(lines), "Medians.")
+    labels = CaseLabels.of(timed)
+    lines = [(words(labels[case]), *(_value(case, f"{part}_s") for part in parts)) for case in timed]
+    return Table("Time of a step by phase", head, tuple(lines), "Medians." + labels.explained)
 
 
 def failed_table(cases: Sequence[Case]) -> Table | None:

@@ -20,6 +20,7 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ray_keeps_the_newest_and_the_best_and_refuses_when_all_are_damaged(project: Path) -> None:
     run = project / "runs" / "kept"

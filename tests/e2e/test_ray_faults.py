@@ -24,6 +24,7 @@ def train_workers(command: int) -> list[psutil.Process]:
     return [p for p in psutil.Process(command).children(recursive=True) if p.name().startswith("ray::RayTrainWo")]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_notice_costs_no_step_and_no_failure_and_a_stopped_worker_is_restarted(project: Path) -> None:
     """SIGTERM to a worker: saved at the step just done. SIGSTOP to one: the other writes its stacks, Ray restarts."""

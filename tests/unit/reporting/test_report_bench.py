@@ -13,7 +13,7 @@ from genrec.bench.result import Row
 from genrec.cli import app
 from genrec.errors import DataError, RunError
 from genrec.reporting.bars import MAX_BARS, Bar, stacked_bars
-from genrec.reporting.bench_cases import training_cases
+from genrec.reporting.bench_cases import CaseLabels, training_cases
 from genrec.reporting.bench_charts import scalings, training_charts
 from genrec.reporting.bench_sections import commands
 from genrec.reporting.bench_summary import training_figures, training_summary
@@ -250,3 +250,20 @@ def test_the_command_reads_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "training: Fastest: `zero0-4w`" in (tmp_path / "r.md").read_text()
     assert CliRunner().invoke(app, ["report", "out"]).exit_code == 0
     assert "2 benchmarks" in Page((tmp_path / "report.html").read_text()).text
+
+
+def test_made_names_give_way_to_the_settings_in_which_cases_differ() -> None:
+    rows = [
+        {"case": f"dim={dim} zero_stage={stage}", "model.dim": dim, "engine.zero_stage": stage, "batch.x": 1}
+        | {"mode": "full", "status": "ok", "workers": 2, "events_per_s": 1000.0 * dim, "repetition": 0}
+        for dim in (64, 128)
+        for stage in (0, 3)
+    ]
+    cases = training_cases(rows)
+    labels = CaseLabels.of(cases)
+    assert [labels[case] for case in cases] == ["64 · 0", "64 · 3", "128 · 0", "128 · 3"]
+    assert labels.explained == " Cases by dim and zero_stage."
+    assert [column.name for column in case_table(cases).columns][:3] == ["dim", "zero_stage", "x"]
+    given = training_cases([row | {"case": f"case {place}"} for place, row in enumerate(rows)])
+    assert [CaseLabels.of(given)[case] for case in given] == ["case 0", "case 1", "case 2", "case 3"]
+    assert case_table(given).columns[0].name == "Case"
