@@ -13,11 +13,12 @@ from genrec.semantic.ids import SemanticIds, load_semantic_ids
 
 LOCAL = ("train", "codes.yaml", "--launcher", "local")
 CHANGES = {
-    "name: walk": "name: codes\nsemantic_ids: {path: map}",
+    "name: walk": "name: codes\nsemantic_ids: {path: map}\ncluster: {threads_per_worker: 1}",
     "model: {name: sasrec, dim: 16, num_layers: 1, num_heads: 1, dropout: 0.1}": (
         "model: {name: code-decoder, history: items, dim: 16, num_layers: 1, num_heads: 2, dropout: 0.1}"
     ),
     "loss: {name: sampled-softmax, num_negatives: 20}": "loss: {name: full-softmax}",
+    "max_epochs: 3": "max_epochs: 2",
 }
 
 
