@@ -129,6 +129,7 @@ def _train(
 ) -> None:
     from genrec.data.prepare import ensure_prepared
     from genrec.planning.fit import check_memory
+    from genrec.semantic.tokenize import ensure_map
     from genrec.training.progress import progress_of
     from genrec.training.start import check_launcher, open_run_directory, read_fitting_manifest
 
@@ -138,6 +139,7 @@ def _train(
         return
     with _phases() as progress:
         ensure_prepared(experiment.data, progress, _say)
+        ensure_map(experiment, progress, _say)
     check_memory(experiment, read_fitting_manifest(experiment), launcher)
     said: list[str] = []
 
@@ -212,12 +214,24 @@ def recommend(
     output: Annotated[Path | None, typer.Option(help="folder for the Parquet files; default: in the run")] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="items of the user's history may come back")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace existing recommendations")] = False,
+    item_type: Annotated[list[str] | None, typer.Option(help="items of this type alone; again for more types")] = None,
+    max_per_prefix: Annotated[
+        int | None, typer.Option(min=1, help="models over codes: items of a list that may share their first code")
+    ] = None,
 ) -> None:
     """Write the k best items of every user to Parquet."""
     from genrec.inference.batch import recommend_all
 
     directory, _ = open_run(run)
-    path = recommend_all(directory, output, k, exclude_seen=not keep_seen, overwrite=overwrite)
+    path = recommend_all(
+        directory,
+        output,
+        k,
+        exclude_seen=not keep_seen,
+        overwrite=overwrite,
+        item_types=item_type or (),
+        max_per_prefix=max_per_prefix,
+    )
     console.print(f"Recommendations: {path}", highlight=False)
 
 

@@ -46,7 +46,7 @@ from genrec.config_losses import GBCEConfig as GBCEConfig
 from genrec.config_losses import Loss as Loss
 from genrec.config_losses import LossSection as LossSection
 from genrec.config_losses import SampledSoftmaxConfig as SampledSoftmaxConfig
-from genrec.config_models import Model
+from genrec.config_models import CODE_MODELS, CodeDecoderConfig, Model
 from genrec.config_optimizer import AdamWConfig as AdamWConfig
 from genrec.config_optimizer import MuonConfig as MuonConfig
 from genrec.config_optimizer import Optimizer as Optimizer
@@ -178,6 +178,12 @@ class EvaluationConfig(Section):
         8, ge=1, description="background: validations that may wait; a further one is left out, with a warning"
     )
     max_scores_bytes: int = Field(32 * 2**20, ge=2**12, description="scores held at any time by one worker, in bytes")
+    decoding: Literal["beam", "exhaustive"] = Field(
+        "beam", description="models that write codes: beam search, or every item's codes are scored (slow, exact)"
+    )
+    beam_width: int = Field(
+        50, ge=1, description="models that write codes: beams of a user; as many as the largest k, where that is more"
+    )
     shard_table_bytes: int = Field(
         2**30,
         ge=0,
@@ -221,8 +227,10 @@ class ExperimentConfig(Section):
     data: DataConfig = Field(description="from logs to a prepared data set")
     sequence: SequenceConfig = Field(SequenceConfig(), description="how events become windows")
     batch: BatchConfig = Field(BatchConfig(), description="what a step is made of")
+    semantic_ids: SemanticIdsConfig | None = Field(
+        None, description="codes of the items, for models that write codes; null is none"
+    )
     inputs: InputsConfig = Field(InputsConfig(), description="what the model sees of an event besides its item")
-    semantic_ids: SemanticIdsConfig | None = Field(None, description="codes for items; null is none")
     model: Model = Field(description="the network")
     loss: Loss = Field(description="the training objective")
     heads: HeadsConfig = Field(HeadsConfig(), description="what is predicted of the next event besides its item")
@@ -301,6 +309,39 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _codes(self) -> "ExperimentConfig":
+        if not self.writes_codes:
+            return self
+        name = self.model.name
+        if self.semantic_ids is None:
+            raise ValueError(
+                f"model.name: {name} writes codes of items, and semantic_ids is null; set semantic_ids.path to the "
+                "folder of a map, as `genrec tokenize` makes one"
+            )
+        as_items = isinstance(self.model, CodeDecoderConfig) and self.model.history == "items"
+        sharded = getattr(self.engine, "zero_stage", 0) == 3
+        for is_wrong, sentence in (
+            (
+                not isinstance(self.loss, FullSoftmaxConfig),
+                f"is trained with loss.name: full-softmax, not {self.loss.name}",
+            ),
+            (bool(self.heads.weights), "has no heads; leave heads out"),
+            (self.inputs.item_vectors is not None, "knows items by their codes; leave inputs.item_vectors out"),
+            (
+                not as_items and bool(self.inputs.names),
+                f"reads codes alone; leave inputs.{', inputs.'.join(self.inputs.names)} out, or use code-decoder with "
+                "history: items",
+            ),
+            (
+                sharded and self.evaluation.decoding == "exhaustive",
+                "needs evaluation.decoding: beam with engine.zero_stage 3, whose workers go through the model together",
+            ),
+        ):
+            if is_wrong:
+                raise ValueError(f"model.name: {name} {sentence}")
+        return self
+
+    @model_validator(mode="after")
     def _one_position(self) -> "ExperimentConfig":
         loss, dim = self.loss, self.model.dim
         if not isinstance(loss, FullSoftmaxConfig) and loss.per_position:
@@ -311,6 +352,11 @@ class ExperimentConfig(Section):
                     f"loss.num_negatives ({loss.num_negatives}) at model.dim ({dim}); raise it to {needed} or more"
                 )
         return self
+
+    @property
+    def writes_codes(self) -> bool:
+        """Whether the model writes codes of the next item, in place of scoring items."""
+        return isinstance(self.model, CODE_MODELS)
 
     @property
     def refits(self) -> bool:

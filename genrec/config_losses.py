@@ -60,6 +60,9 @@ class FullSoftmaxConfig(LossSection):
     """Cross entropy over the whole catalogue, in chunks."""
 
     name: Literal["full-softmax"]
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a target that is spread evenly over all items (or codes of a level)"
+    )
 
 
 class SampledSoftmaxConfig(LossSection):

@@ -81,10 +81,10 @@ class HSTUConfig(Section):
     l2_normalize: bool = Field(True, description="cosine scores: outputs and items have length 1")
 
 
-class DecoderConfig(Section):
-    """A plain decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention, no biases."""
+class DecoderLayersConfig(Section):
+    """What `decoder` and `code-decoder` are told alike."""
 
-    name: Literal["decoder"]
+    name: str
     dim: int = Field(256, ge=1, description="width of item and hidden vectors")
     num_layers: int = Field(4, ge=1, description="transformer blocks")
     num_heads: int = Field(4, ge=1, description="attention heads; dim / num_heads must be even")
@@ -99,10 +99,9 @@ class DecoderConfig(Section):
     recompute: Literal["none", "block"] = Field(
         "none", description="block: activations inside a block are computed again in the backward pass, not kept"
     )
-    l2_normalize: bool = Field(False, description="cosine scores: outputs and items have length 1")
 
     @model_validator(mode="after")
-    def _heads(self) -> "DecoderConfig":
+    def _heads(self) -> "DecoderLayersConfig":
         _check_heads(self.dim, self.num_heads)
         if self.dim // self.num_heads % 2:
             raise ValueError(
@@ -122,6 +121,51 @@ class DecoderConfig(Section):
         return self.num_key_value_heads or self.num_heads
 
 
+class DecoderConfig(DecoderLayersConfig):
+    """A plain decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention, no biases."""
+
+    name: Literal["decoder"]
+    l2_normalize: bool = Field(False, description="cosine scores: outputs and items have length 1")
+
+
+class CodeDecoderConfig(DecoderLayersConfig):
+    """A decoder that reads and writes the codes of items (`semantic_ids`)."""
+
+    name: Literal["code-decoder"]
+    history: Literal["codes", "items"] = Field(
+        "codes", description="what the history is read as: a token for every code, or one for every item"
+    )
+    separator: bool = Field(False, description="history: codes: a token after each item")
+    item_ids: bool = Field(False, description="history: items: a learned vector of the item's id is added to its codes")
+    level_layers: int | None = Field(
+        None, ge=1, description="history: items: blocks that write an item's codes, one after another; null is 1"
+    )
+
+    @model_validator(mode="after")
+    def _of_the_history(self) -> "CodeDecoderConfig":
+        other = {"codes": ("item_ids", "level_layers"), "items": ("separator",)}[self.history]
+        idle = [name for name in other if getattr(self, name) not in (None, False)]
+        if idle:
+            raise ValueError(
+                f"{' and '.join(idle)} cannot be set with history: {self.history}; leave it out, or use history: "
+                f"{'items' if self.history == 'codes' else 'codes'}"
+            )
+        return self
+
+
+class TigerConfig(Section):
+    """TIGER: a T5 encoder-decoder from the codes of a history to those of the next item (Rajput et al., 2023)."""
+
+    name: Literal["tiger"]
+    dim: int = Field(128, ge=1, description="width of embeddings and hidden vectors")
+    num_layers: int = Field(4, ge=1, description="blocks of the encoder, and of the decoder")
+    num_heads: int = Field(6, ge=1, description="attention heads")
+    head_dim: int = Field(64, ge=1, description="width of queries, keys and values of one head")
+    feed_forward_dim: int = Field(1_024, ge=1, description="width inside the feed-forward part")
+    dropout: float = Field(0.1, ge=0, lt=1, description="on embeddings, attention weights, and every part's output")
+    max_history: int = Field(20, ge=1, description="newest items before the target that the encoder reads")
+
+
 def _check_heads(dim: int, num_heads: int) -> None:
     if dim % num_heads:
         raise ValueError(
@@ -130,4 +174,10 @@ def _check_heads(dim: int, num_heads: int) -> None:
         )
 
 
-Model = Annotated[SASRecConfig | ESASRecConfig | HSTUConfig | DecoderConfig, Field(discriminator="name")]
+Model = Annotated[
+    SASRecConfig | ESASRecConfig | HSTUConfig | DecoderConfig | CodeDecoderConfig | TigerConfig,
+    Field(discriminator="name"),
+]
+
+CODE_MODELS = (CodeDecoderConfig, TigerConfig)
+"""Models that write the codes of the next item, and so need `semantic_ids`."""

@@ -1,14 +1,16 @@
 """Types of items (track, episode, ...) as codes, by the order in which they first occur in the item table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genrec.data.schema import ITEMS_FILE
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 
 MAX_TYPES = 255  # a type is one byte, and 0 means none
 
@@ -36,3 +38,22 @@ def item_type_codes(items: pa.Table) -> npt.NDArray[np.uint8]:
     codes = np.zeros(len(items) + 1, dtype=np.uint8)
     codes[1:] = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
     return codes
+
+
+def of_types(items: pa.Table, types: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which items have one of `types`, [num_items + 1], false for padding.
+
+    Raises DataError when no item has a type, ConfigError on a type that none has.
+    """
+    column = items.sort_by("index")["type"].combine_chunks()
+    known = sorted(column.unique().drop_null().to_pylist())
+    if not known:
+        raise DataError(
+            "The items of this set have no types; name a table of them in data.items_path, and prepare it again."
+        )
+    strange = [name for name in types if name not in known]
+    if strange:
+        raise ConfigError(f"No item has the type {strange[0]!r}; the types are {', '.join(known)}.")
+    is_of_types = np.zeros(len(items) + 1, dtype=np.bool_)
+    is_of_types[1:] = pc.is_in(column, value_set=pa.array(types, pa.string())).to_numpy(zero_copy_only=False)
+    return is_of_types

@@ -18,6 +18,7 @@ from genrec.data.manifest import Manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError
 from genrec.evaluation.heads import evaluate_heads
+from genrec.evaluation.listing import list_items
 from genrec.evaluation.metrics import RankSums
 from genrec.evaluation.ranking import Limits, Ranked, rank_users
 from genrec.evaluation.users import EvaluationBatch, evaluation_batches, in_step
@@ -85,7 +86,10 @@ def ranked_users(
         config, manifest, role, rank=workers.rank, world_size=workers.count, max_users=max_users
     )
     for users in in_step(batches, workers.all_reduce, device):
-        yield users, rank_users(model, users, workers, limits, device)
+        if model.generates:
+            yield users, list_items(model, users, max(config.evaluation.ks), device)
+        else:
+            yield users, rank_users(model, users, workers, limits, device)
 
 
 def finish(

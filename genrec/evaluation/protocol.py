@@ -23,6 +23,7 @@ _WAYS_OUT = {
     "targets": "set sequence.target_actions alike",
     "uses_query_time": "compare with a run whose model is told the time of the target too, or train this one without "
     "(hstu: model.time_bias=false)",
+    "decoding": "compare models that write codes with each other, at one evaluation.decoding and evaluation.beam_width",
     "epoch_choice": "choose the epoch by the same evaluation.metric",
     "refit_on_validation": "compare refits with refits (`genrec refit RUN`)",
     "sample": "evaluate everybody: `genrec evaluate RUN`",
@@ -43,20 +44,20 @@ def protocol_card(
     `best_step` is the step whose weights are evaluated (None: the newest), `max_users` the sample that was asked for.
     """
     actions = config.sequence.target_actions
-    return {
+    card: ProtocolCard = {
         "role": role,
         "split": _split(manifest),
         "filters": _filters(config),
         "order": _order(manifest),
         "history": _history(manifest, role),
         "window_events": config.sequence.max_length,
-        "inputs": ", ".join((*config.inputs.items, *config.inputs.names)),
+        "inputs": ", ".join((*_known_by(config), *config.inputs.names)),
         "uses_query_time": model_uses_query_time,
         "targets": "events of every action" if actions is None else f"only events with action {', '.join(actions)}",
         "candidates": _candidates(manifest),
         "filter_seen": config.evaluation.filter_seen,
         "repeated_targets": "kept: a target that the user has seen before stays in the ranking",
-        "ties": "against the model: items that score the same as the target rank before it",
+        "ties": _ties(config),
         "sample": "every held-out user" if max_users is None else f"a fixed sample of at most {max_users} users",
         "epoch_choice": _epoch_choice(config, best_step),
         "refit_on_validation": config.refits,
@@ -64,6 +65,7 @@ def protocol_card(
         "seed": config.seed,
         "data_hash": manifest.content_hash,
     }
+    return card | {"decoding": _decoding(config)} if config.writes_codes else card
 
 
 def protocol_differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -87,6 +89,26 @@ def _candidates(manifest: Manifest) -> str:
     num_cold = manifest.item_vectors.num_cold_items if manifest.item_vectors is not None else 0
     cold = f" ({num_cold} of them without an event in the log: data.item_vectors.cold_items)" if num_cold else ""
     return f"the whole catalogue, {manifest.num_items} items{cold}, none sampled"
+
+
+def _known_by(config: ExperimentConfig) -> tuple[str, ...]:
+    if not config.writes_codes:
+        return config.inputs.items
+    return ("codes", "items") if getattr(config.model, "item_ids", False) else ("codes",)
+
+
+def _ties(config: ExperimentConfig) -> str:
+    if config.writes_codes:
+        return "as the list has them: of items that score the same, any may stand first"
+    return "against the model: items that score the same as the target rank before it"
+
+
+def _decoding(config: ExperimentConfig) -> str:
+    evaluation = config.evaluation
+    if evaluation.decoding == "exhaustive":
+        return "codes: every item's codes are scored; a rank beyond the largest cut-off counts as missed"
+    width = max(evaluation.beam_width, *evaluation.ks)
+    return f"codes: beam search, width {width}; an item that no beam ends at counts as missed"
 
 
 def _split(manifest: Manifest) -> str:

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
-from genrec.data.item_vectors import ItemVectors
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError
@@ -19,7 +17,7 @@ from genrec.evaluation.protocol import protocol_card
 from genrec.evaluation.sharded_table import share_out
 from genrec.evaluation.user_ranks import UserRanks, write_ranks
 from genrec.evaluation.workers import Workers
-from genrec.inference.export import read_export
+from genrec.inference.export import Export, read_export
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.models.fused_table import settle
@@ -43,16 +41,17 @@ def evaluate_run(
     asked for that the run was trained on.
     """
     workers = Workers(rank, world_size, all_reduce)
-    config, weights, _, info, vectors = read_export(run.export_path)
+    export = read_export(run.export_path)
+    config, weights, info = export.config, export.state_dict, export.info
     if not set(roles) <= set(config.evaluated_roles):
         raise DataError(
             f"{run.root} is a refit: it was trained on the validation events, so nothing is left to validate it on; "
             "evaluate it on test."
         )
     manifest = load_manifest(config.data.prepared)
-    model = _load_model(config, manifest, (weights, vectors), workers, device or torch.device("cpu"))
+    model = _load_model(export, manifest, workers, device or torch.device("cpu"))
     num_parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
-    del weights  # the whole item table, where it is shared out
+    del export, weights  # the whole item table, where it is shared out
     evaluation: dict[str, Any] = {}
     ranks: dict[str, UserRanks] = {}
     for role in roles:
@@ -72,15 +71,9 @@ def evaluate_run(
     return evaluation
 
 
-def _load_model(
-    config: ExperimentConfig,
-    manifest: Manifest,
-    exported: tuple[dict[str, Tensor], ItemVectors | None],
-    workers: Workers,
-    device: torch.device,
-) -> SequenceModel:
+def _load_model(export: Export, manifest: Manifest, workers: Workers, device: torch.device) -> SequenceModel:
     """The exported model; of a large item table each worker takes its rows only (`evaluation.shard_table_bytes`)."""
-    weights, vectors = exported
+    config, weights, vectors = export.config, export.state_dict, export.vectors
     item_types = read_item_types(config.data.prepared)
     table = weights.get(TABLE)
     shared = (
@@ -88,6 +81,7 @@ def _load_model(
         and workers.count > 1
         and table.numel() * table.element_size() >= config.evaluation.shard_table_bytes
         and table.shape[0] >= workers.count
+        and not config.writes_codes
     )
     if vectors is None and shared and not any(n.startswith("item_table.") for n in weights if n != TABLE):
         assert table is not None
@@ -97,7 +91,7 @@ def _load_model(
         own = {TABLE: model.item_table.weight.detach()}
         model.load_state_dict({**weights, **own})
         return model
-    model = build_model(config, manifest.num_items, item_types, len(manifest.actions), vectors)
+    model = build_model(config, manifest.num_items, item_types, len(manifest.actions), vectors, export.semantic_ids)
     model.load_state_dict(weights)
     if vectors is not None:
         settle(model)

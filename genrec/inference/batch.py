@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def recommend_all(
     exclude_seen: bool = True,
     now: int | None = None,
     overwrite: bool = False,
+    item_types: Sequence[str] = (),
+    max_per_prefix: int | None = None,
 ) -> Path:
     """Writes the k best items of every user, from all of the user's events, and returns the folder.
 
@@ -42,11 +45,12 @@ def recommend_all(
     id), `items` (original ids, best first; fewer than k when `exclude_seen` leaves fewer), `scores`, and what the
     model's heads expect of each item: `p_ACTION` for every action, `seconds`. `now` is the second that is asked about
     (None: right after each user's last event). Items that were appended to the set since the training are left out of
-    the histories; a user with no other gets no items. The folder appears once it is complete.
+    the histories; a user with no other gets no items. `item_types` and `max_per_prefix` are as in
+    `Recommender.limited`. The folder appears once it is complete.
     Raises ConfigError on a k beyond the catalogue and on an output that exists (unless `overwrite`), DataError when
     the export or the prepared set is missing or they do not belong together, RunError when Ray Data fails.
     """
-    recommender = Recommender.load(run.root)
+    recommender = Recommender.load(run.root).limited(item_types, max_per_prefix)
     config = recommender.config
     target = (output or run.root / "recommendations").resolve()
     check_k(k, recommender.num_items)

@@ -5,6 +5,7 @@
       config.yaml         the resolved config
       items.parquet       a copy of the prepared set's item table: index -> original id
       item_vectors.npy    the set's item vectors, where the model reads them: the same file on the disk where it can be
+      codes.npy, map.json the map that the model writes codes of, where it does (genrec/semantic/ids.py)
       export.json         what the trainer says about it (step, metric), and the bytes of the files above
 
 Writing replaces the folder as a whole, which no single rename can do once it exists: a complete new folder first gets
@@ -31,6 +32,7 @@ from genrec.data.item_vectors import ItemVectors, vectors_for
 from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.run_dir import RunDir, load_saved_config
+from genrec.semantic.ids import SemanticIds, load_semantic_ids
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
@@ -41,7 +43,8 @@ READ_ATTEMPTS = 3  # an export may be replaced while it is read
 class Export(NamedTuple):
     """A published model as it is on disk: `items` has the columns of `items.parquet`, `info` what the trainer said.
 
-    `vectors` are those of its items, mapped into memory; None when the model reads none.
+    `vectors` are those of its items, mapped into memory; None when the model reads none. `semantic_ids` is the map that
+    it writes codes of; None when it writes none.
     """
 
     config: ExperimentConfig
@@ -49,6 +52,7 @@ class Export(NamedTuple):
     items: pa.Table
     info: dict[str, Any]
     vectors: ItemVectors | None
+    semantic_ids: SemanticIds | None = None
 
 
 def write_export(
@@ -57,11 +61,12 @@ def write_export(
     config: ExperimentConfig,
     items_path: str | Path,
     info: Mapping[str, Any],
+    semantic_ids: SemanticIds | None = None,
 ) -> None:
     """Replaces the export in `folder` by this model: a kill at any time leaves the old one or this one, whole.
 
-    `info` is JSON: at least `step`. Item vectors are taken from beside `items_path`. Only one process writes. Raises
-    RunError when the disk refuses.
+    `info` is JSON: at least `step`. Item vectors are taken from beside `items_path`, `semantic_ids` is the model's map.
+    Only one process writes. Raises RunError when the disk refuses.
     """
     target = Path(folder)
     draft, new, old = _beside(target, "tmp"), _beside(target, "new"), _beside(target, "old")
@@ -74,6 +79,8 @@ def write_export(
         shutil.copyfile(items_path, draft / ITEMS_FILE)
         if config.inputs.item_vectors is not None:
             _link(Path(items_path).with_name(ITEM_VECTORS_FILE), draft / ITEM_VECTORS_FILE)
+        if semantic_ids is not None:
+            semantic_ids.save(draft)
         num_bytes = {path.name: path.stat().st_size for path in sorted(draft.iterdir())}
         (draft / INFO_FILE).write_text(json.dumps({"info": dict(info), "num_bytes": num_bytes}, indent=1), "utf-8")
         for path in [*draft.iterdir(), draft]:
@@ -133,7 +140,8 @@ def _read(source: Path, info_bytes: bytes) -> Export:
     try:
         config = load_saved_config(source / CONFIG_FILE)
         items, vectors = pq.read_table(source / ITEMS_FILE), vectors_for(config, source)
-        return Export(config, load_file(source / MODEL_FILE), items, info, vectors)
+        ids = load_semantic_ids(source) if config.writes_codes else None
+        return Export(config, load_file(source / MODEL_FILE), items, info, vectors, ids)
     except (OSError, SafetensorError, pa.ArrowException, ConfigError) as error:
         raise DataError(f"The export {source} is damaged ({error}); train again, or copy the whole folder.") from error
 

@@ -1,6 +1,7 @@
 """`Recommender`: from a user's history, in original item ids, to the k best items of the whole catalogue."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import torch
 
 from genrec.config import ExperimentConfig
 from genrec.data.batch import Batch
-from genrec.data.item_types import item_type_codes
+from genrec.data.item_types import item_type_codes, of_types
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.evaluation.users import (
     Histories,
@@ -69,6 +70,9 @@ class Recommender:
         self.item_ids: pa.Array = ids_by_index(items)
         """Original item ids [num_items]; place i holds item index i + 1."""
         self._index_of: dict[ItemId, int] = {}
+        self._items = items
+        self._allowed: torch.Tensor | None = None
+        self._max_per_prefix: int | None = None
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Recommender":
@@ -77,7 +81,9 @@ class Recommender:
         export = read_export(folder)
         actions = export.info.get("actions", ())
         types = item_type_codes(export.items)
-        model = build_model(export.config, export.items.num_rows, types, len(actions), export.vectors)
+        model = build_model(
+            export.config, export.items.num_rows, types, len(actions), export.vectors, export.semantic_ids
+        )
         try:
             model.load_state_dict(export.state_dict)
         except RuntimeError as error:
@@ -96,6 +102,17 @@ class Recommender:
         """This recommender, with its model moved to another device."""
         self._model.to(device)
         return self
+
+    def limited(self, item_types: Sequence[str] = (), max_per_prefix: int | None = None) -> "Recommender":
+        """A recommender with the same model that answers with items of these types alone (none named: of all).
+
+        `max_per_prefix`, for models that write codes: how many items of a list may share their first code. Raises
+        ConfigError on types that the items do not have, DataError when they have none at all.
+        """
+        other = copy(self)
+        other._max_per_prefix = max_per_prefix
+        other._allowed = torch.from_numpy(of_types(self._items, item_types)) if item_types else None
+        return other
 
     def recommend(
         self,
@@ -210,10 +227,13 @@ class Recommender:
         """
         indices = np.zeros((len(histories.lengths), k), dtype=np.int64)
         scores = np.zeros((len(histories.lengths), k), dtype=np.float32)
+        allowed = None if self._allowed is None else self._allowed.to(self.device)
         for rows, part, batch in self._batches(histories, query_times):
             seen = seen_pairs(part) if exclude_seen else None
             exclude = None if seen is None else (seen[0].to(self.device), seen[1].to(self.device))
-            best, best_scores = self._model.recommend(batch, k, exclude)
+            best, best_scores = self._model.recommend(
+                batch, k, exclude, allowed=allowed, max_per_prefix=self._max_per_prefix
+            )
             indices[rows] = best.cpu().numpy()
             scores[rows] = best_scores.float().cpu().numpy()
         if np.isnan(scores).any():

@@ -14,7 +14,7 @@ def build_loss(
     """The loss of a config section."""
     temperature = Temperature(config.temperature, learned=config.learn_temperature)
     if isinstance(config, FullSoftmaxConfig):
-        return FullSoftmax(temperature, config.max_logits_bytes)
+        return FullSoftmax(temperature, config.max_logits_bytes, config.label_smoothing)
     if isinstance(config, SampledSoftmaxConfig):
         sampler = NegativeSampler(
             num_uniform=config.num_uniform,

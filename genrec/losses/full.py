@@ -20,12 +20,17 @@ CPU_CACHE_LOGITS = 2**19  # 2 MiB of fp32: on a CPU the passes over a tile that 
 
 
 class FullSoftmax(nn.Module):
-    """-log softmax over all items that training knows of the target's score / temperature, summed over the rows."""
+    """-log softmax over all items that training knows of the target's score / temperature, summed over the rows.
 
-    def __init__(self, temperature: Temperature, max_logits_bytes: int) -> None:
+    With label smoothing e the target is 1 - e of the item and e of all items alike (Szegedy et al., 2016). The sum of
+    the scores under the second part is the score of the mean item, so it needs no scores of its own.
+    """
+
+    def __init__(self, temperature: Temperature, max_logits_bytes: int, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.temperature = temperature
         self.max_logits_bytes = max_logits_bytes
+        self.label_smoothing = label_smoothing
 
     def forward(
         self,
@@ -48,11 +53,16 @@ class FullSoftmax(nn.Module):
             loss: Tensor = _FullSoftmax.apply(  # type: ignore[no-untyped-call]
                 rows, table, targets, as_column(weights, rows), max_logits, needs_gradient
             )
-            return loss
+            return loss + self._smoothing(rows, table, targets, weights) if self.label_smoothing else loss
 
         with torch.autocast(hidden.device.type, enabled=False):
             loss: Tensor = item_table(use)
         return loss
+
+    def _smoothing(self, rows: Tensor, table: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """What smoothing adds to the summed loss: e * (the target's score - the mean score)."""
+        above_mean = (rows * (table.index_select(0, targets) - table[1:].mean(dim=0))).sum(dim=1)
+        return self.label_smoothing * (above_mean if weights is None else above_mean * weights.to(rows.dtype)).sum()
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from genrec.data.batch import Batch
 from genrec.errors import ConfigError
 from genrec.models.heads import Heads
 from genrec.models.item_table import ItemTable
+from genrec.semantic.ids import SemanticIds
 
 
 @dataclass(frozen=True)  # no slots: ZeRO-3 looks for tensors in the `vars` of what a module returns
@@ -52,6 +53,10 @@ class SequenceModel(nn.Module):
     """Whether `encode` reads `target_times`; printed in every protocol card."""
     reads_times: bool = False
     """Whether `encode` reads `times`: such a model cannot answer without them."""
+    generates: bool = False
+    """Whether the model writes items: it then has no score for each of them, and `recommend` is what is evaluated."""
+    semantic_ids: SemanticIds | None = None
+    """The map that it writes codes of."""
 
     def __init__(self, item_table: ItemTable, loss: Loss) -> None:
         super().__init__()
@@ -83,19 +88,37 @@ class SequenceModel(nn.Module):
         """Hidden state at each sequence's last event, [num_sequences, dim]."""
         return self.encode(batch)[batch.last_positions]
 
-    def recommend(self, batch: Batch, k: int, exclude: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def recommend(
+        self,
+        batch: Batch,
+        k: int,
+        exclude: tuple[Tensor, Tensor] | None = None,
+        *,
+        allowed: Tensor | None = None,
+        max_per_prefix: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """The k best items [num_sequences, k] and their scores [num_sequences, k], best first.
 
-        `exclude` is (sequence index, item index) of the pairs that must not come back, usually each user's history.
-        Raises ConfigError when `k` is larger than the catalogue.
+        `exclude` is (sequence index, item index) of the pairs that must not come back, usually each user's history;
+        `allowed` bool [num_items + 1] says which items may come back at all. `max_per_prefix` is for models that write
+        codes: how many items of a list may share their first code. Where fewer than k are left, scores are -inf.
+        Raises ConfigError when `k` is larger than the catalogue, and on `max_per_prefix` where there are no codes.
         """
-        if k > self.item_table.num_items:
-            raise ConfigError(
-                f"k ({k}) is larger than the catalogue of {self.item_table.num_items} items; ask for fewer items"
-            )
+        self.check_k(k)
+        if max_per_prefix is not None:
+            raise ConfigError("This model writes no codes that items could share; leave max_per_prefix out.")
         scores = self.item_table.scores(self.last_hidden(batch))  # [num_sequences, num_items + 1]
         scores[:, 0] = -float("inf")
         if exclude is not None:
             scores[exclude] = -float("inf")
+        if allowed is not None:
+            scores.masked_fill_(~allowed, -float("inf"))
         best = scores.topk(k, dim=1)
         return best.indices, best.values
+
+    def check_k(self, k: int) -> None:
+        """Raises ConfigError when there are fewer than `k` items."""
+        if k > self.item_table.num_items:
+            raise ConfigError(
+                f"k ({k}) is larger than the catalogue of {self.item_table.num_items} items; ask for fewer items"
+            )

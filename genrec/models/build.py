@@ -7,16 +7,22 @@ import numpy.typing as npt
 import torch
 
 from genrec.config import ExperimentConfig
+from genrec.config_models import CodeDecoderConfig, TigerConfig
 from genrec.data.item_vectors import ItemVectors
 from genrec.errors import ConfigError
 from genrec.losses.build import build_loss
+from genrec.losses.full import FullSoftmax
 from genrec.models.base import SequenceModel
+from genrec.models.code_decoder import CodeDecoder
+from genrec.models.code_model import CodeModel, CodeSetting
 from genrec.models.decoder import Decoder
 from genrec.models.fused_table import FusedItemTable
 from genrec.models.heads import Heads
 from genrec.models.hstu import HSTU
 from genrec.models.layers import Inputs
 from genrec.models.sasrec import SASRec
+from genrec.models.tiger import Tiger
+from genrec.semantic.ids import SemanticIds
 
 MODELS: dict[str, Callable[..., SequenceModel]] = {
     "sasrec": SASRec,
@@ -32,16 +38,20 @@ def build_model(
     item_types: npt.NDArray[np.uint8] | None = None,
     num_actions: int = 0,
     item_vectors: ItemVectors | None = None,
+    semantic_ids: SemanticIds | None = None,
 ) -> SequenceModel:
     """The model of `config.model` with the loss of `config.loss` and its heads, on the current default device.
 
     `item_types` [num_items + 1], the type code of every item, is read when `inputs.item_types` asks for it,
-    `num_actions`, those that the prepared set has, when `heads.action` is to be trained or measured, and `item_vectors`
-    when `inputs.item_vectors` asks; raises ConfigError when they are not there then.
+    `num_actions`, those that the prepared set has, when `heads.action` is to be trained or measured, `item_vectors`
+    when `inputs.item_vectors` asks, and `semantic_ids` by models that write codes; raises ConfigError when they are not
+    there then.
     Its weights come from torch's default generator, which the caller seeds; under `torch.device("meta")` there are
     none.
     """
     inputs = Inputs(config.inputs, None if item_types is None else torch.tensor(item_types))
+    if config.writes_codes:
+        return _code_model(config, semantic_ids, inputs)
     model = MODELS[config.model.name](
         config.model, num_items, config.sequence.max_length, build_loss(config.loss), inputs
     )
@@ -53,3 +63,15 @@ def build_model(
     if config.heads.weights:
         model.heads = Heads(config.heads, model.item_table.dim, num_actions)
     return model
+
+
+def _code_model(config: ExperimentConfig, ids: SemanticIds | None, inputs: Inputs) -> CodeModel:
+    if ids is None:
+        raise ConfigError(f"model.name = {config.model.name!r} needs the codes of the items, and there are none.")
+    loss = build_loss(config.loss)
+    assert isinstance(loss, FullSoftmax)  # the config is checked
+    setting = CodeSetting(ids, config.evaluation)
+    if isinstance(config.model, TigerConfig):
+        return Tiger(config.model, setting, loss)
+    assert isinstance(config.model, CodeDecoderConfig)
+    return CodeDecoder(config.model, setting, config.sequence.max_length, loss, inputs)

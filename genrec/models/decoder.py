@@ -5,7 +5,7 @@
     x = x + dropout(W_c (SiLU(W_g norm(x)) * W_u norm(x)))
     scores = norm(x) E^T
 
-It knows positions by rotation alone, and any vocabulary: rows of the table may be items or codes of items.
+It knows positions by rotation alone. code_decoder.py runs its blocks over codes of items.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from genrec.config_models import DecoderConfig
+from genrec.config_models import DecoderConfig, DecoderLayersConfig
 from genrec.data.batch import Batch
 from genrec.models.attention import causal_softmax_attention
 from genrec.models.base import Loss, SequenceModel
@@ -27,7 +27,7 @@ NORM_EPS = 1e-6
 INIT_STD = 0.02
 
 
-def feed_forward_dim_of(config: DecoderConfig) -> int:
+def feed_forward_dim_of(config: DecoderLayersConfig) -> int:
     """Width inside the feed-forward part. 8/3 of `dim` gives SwiGLU's three matrices the size of two of 4 dim."""
     return config.feed_forward_dim or math.ceil(8 * config.dim / 3 / 64) * 64
 
@@ -35,7 +35,7 @@ def feed_forward_dim_of(config: DecoderConfig) -> int:
 class DecoderBlock(nn.Module):
     """Grouped-query attention and SwiGLU, each behind a norm and beside a residual path."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderLayersConfig) -> None:
         super().__init__()
         dim, inner_dim = config.dim, feed_forward_dim_of(config)
         self.num_heads, self.num_key_value_heads = config.num_heads, config.key_value_heads
@@ -58,17 +58,27 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Tensor, layout: JaggedLayout, rotation: Rotation) -> Tensor:
         """The next residual stream, [num_tokens, dim]."""
-        x = x + self.dropout(self._attention(self.attention_norm(x), layout, rotation))
-        out: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        return out
+        return self.forward_keeping(x, layout, rotation)[0]
 
-    def _attention(self, x: Tensor, layout: JaggedLayout, rotation: Rotation) -> Tensor:
-        heads = self.query_key_value(x).unflatten(1, (-1, self.head_dim))  # [num_tokens, heads of q, k and v, head_dim]
-        q, k, v = heads.split([self.num_heads, self.num_key_value_heads, self.num_key_value_heads], dim=1)
-        q, k = rotate(q, rotation), rotate(k, rotation)
+    def forward_keeping(
+        self, x: Tensor, layout: JaggedLayout, rotation: Rotation
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As `forward`, with the keys and values [num_tokens, num_key_value_heads, head_dim] of this layer."""
+        q, k, v = self.heads_of(x, rotation)
         qkv = torch.stack([q, self._for_each_query(k), self._for_each_query(v)], dim=2).flatten(1)
         attended = causal_softmax_attention(qkv, layout, self.attention_dropout if self.training else 0.0)
-        out: Tensor = self.attention_output(attended)
+        return self.after_attention(x, attended), (k, v)
+
+    def heads_of(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [num_tokens, num_heads, head_dim], and keys and values of the heads that they share."""
+        heads = self.query_key_value(self.attention_norm(x)).unflatten(1, (-1, self.head_dim))
+        q, k, v = heads.split([self.num_heads, self.num_key_value_heads, self.num_key_value_heads], dim=1)
+        return rotate(q, rotation), rotate(k, rotation), v
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The next residual stream from this layer's input and what its heads have read, both [num_tokens, dim]."""
+        x = x + self.dropout(self.attention_output(attended))
+        out: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return out
 
     def _for_each_query(self, heads: Tensor) -> Tensor:
@@ -99,11 +109,18 @@ class Decoder(SequenceModel):
         layout = jagged_layout(batch.offsets, self.num_heads)
         x = self.input(self.item_table.embed(batch.items), batch, layout)
         rotation = rotation_of(layout.positions, self.head_dim, self.rope_base, x.dtype)
-        for block in self.blocks:
-            if self.recompute and torch.is_grad_enabled():
-                # It puts torch's generator back for the second pass, so that the same elements are dropped.
-                x = checkpoint(block, x, layout, rotation, use_reentrant=False)
-            else:
-                x = block(x, layout, rotation)
-        hidden: Tensor = self.norm(x)
+        hidden: Tensor = self.norm(run_blocks(self.blocks, x, layout, rotation, recompute=self.recompute))
         return hidden
+
+
+def run_blocks(
+    blocks: nn.ModuleList, x: Tensor, layout: JaggedLayout, rotation: Rotation, *, recompute: bool
+) -> Tensor:
+    """The residual stream after the blocks, [num_tokens, dim]; `recompute` keeps a block's input alone."""
+    for block in blocks:
+        if recompute and torch.is_grad_enabled():
+            # It puts torch's generator back for the second pass, so that the same elements are dropped.
+            x = checkpoint(block, x, layout, rotation, use_reentrant=False)
+        else:
+            x = block(x, layout, rotation)
+    return x

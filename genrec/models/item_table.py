@@ -50,3 +50,14 @@ class ItemTable(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = self(lambda weight: self.normalized(hidden.float()) @ self.normalized(weight.float()).T)
         return scores
+
+
+class NoItemTable(ItemTable):
+    """Stands where a model has no vectors of items: it knows how many items there are, and has no weight."""
+
+    def __init__(self, num_items: int, dim: int) -> None:
+        nn.Module.__init__(self)  # ItemTable's own would make the table
+        self.num_items = self.num_train_items = num_items
+        self.train_counts = None
+        self.dim = dim
+        self.l2_normalize = False

@@ -8,6 +8,7 @@ map          everything into the work folder, map.json last, which then becomes 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from genrec.run_dir import write_atomically
 from genrec.semantic.collisions import Codes, Resolved, check_room, dedup, nearest
 from genrec.semantic.fsq import fit_fsq
 from genrec.semantic.health import Health, Measured, check_health, measure, problems
-from genrec.semantic.ids import SemanticIds
+from genrec.semantic.ids import MAP_FILE, SemanticIds
 from genrec.semantic.map_folder import (
     HEALTH_FILE,
     PAGE_FILE,
@@ -112,6 +113,23 @@ def tokenize(
         check_target(target, overwrite=overwrite)
         publish(finished, target)
     return Tokenized(semantic_ids, made.health, found)
+
+
+def ensure_map(
+    config: ExperimentConfig, progress: Progress = quiet, say: Callable[[str], None] = lambda _: None
+) -> None:
+    """Makes the map that the config's model writes codes of, where there is none yet; the data set is prepared.
+
+    Raises DataError as `tokenize` does.
+    """
+    if not config.writes_codes or config.semantic_ids is None:
+        return
+    path = config.semantic_ids.path
+    if (Path(path) / MAP_FILE).exists():
+        return
+    made = tokenize(config, progress=progress)
+    assert made is not None
+    say(f"Semantic ids: {path}, levels {list(made.ids.sizes)}; {Path(path) / PAGE_FILE} says how good they are.")
 
 
 @dataclass(frozen=True, slots=True)

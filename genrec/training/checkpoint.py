@@ -55,6 +55,8 @@ class CheckpointInfo:
     config_hash: str | None = None
     time_s: float | None = None
     """Unix time at which it was written."""
+    semantic_ids: str | None = None
+    """Digest of the map that the model writes codes of; None when it writes none."""
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from genrec.inference.export import INFO_FILE, read_export, write_export
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.run_dir import RunDir, value_differences
+from genrec.semantic.ids import SemanticIds
+from genrec.semantic.run_map import check_map, semantic_ids_for
 from genrec.training.checkpoint import CheckpointInfo, info_in, metric_after
 from genrec.training.checkpoint_fetch import fetched
 from genrec.training.checkpoint_list import StoredCheckpoint
@@ -99,9 +101,11 @@ def export_checkpoint(
             config = config_from_dict(info.config, f"the config in {checkpoint}")
         items_path, actions = _items_of(info, run, config)
         item_types = item_type_codes(pq.read_table(items_path))
-        model = model_of(files, info, config, (item_types, len(actions), vectors_for(config, items_path.parent)))
+        ids = _map_of(info, run, config, len(item_types) - 1)
+        vectors = vectors_for(config, items_path.parent)
+        model = model_of(files, info, config, Catalogue(item_types, len(actions), vectors, ids))
     said = export_info(info.state, config.evaluation.metric, info.content_hash, actions)
-    write_export(folder, model.state_dict(), config, items_path, said)
+    write_export(folder, model.state_dict(), config, items_path, said, ids)
 
 
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -133,19 +137,41 @@ def _items_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig) -> tu
     )
 
 
+def _map_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig, num_items: int) -> SemanticIds | None:
+    """The map that a checkpoint writes codes of; None when it writes none."""
+    if not config.writes_codes:
+        return None
+    try:
+        exported = read_export(run.export_path).semantic_ids
+        if exported is not None and exported.digest == info.semantic_ids:
+            return exported
+    except DataError:
+        pass  # no validation yet
+    ids = semantic_ids_for(config, num_items)
+    check_map(info.semantic_ids, ids, "The checkpoint")
+    return ids
+
+
+class Catalogue(NamedTuple):
+    """What `build_model` asks of a data set."""
+
+    item_types: npt.NDArray[np.uint8]
+    num_actions: int
+    item_vectors: ItemVectors | None
+    semantic_ids: SemanticIds | None
+
+
 def model_of(
     files: Path,
     info: CheckpointInfo,
     config: ExperimentConfig,
-    catalogue: tuple[npt.NDArray[np.uint8], int, ItemVectors | None],
+    catalogue: Catalogue,
 ) -> SequenceModel:
     """The model with the weights of a checkpoint of any topology, whose files are local, in fp32 on CPU.
 
-    Those of the average, where the checkpoint holds one. `catalogue` is what `build_model` asks of the data set: item
-    types, the number of actions, and item vectors.
+    Those of the average, where the checkpoint holds one.
     """
-    item_types, num_actions, item_vectors = catalogue
-    model = build_model(config, len(item_types) - 1, item_types, num_actions, item_vectors)
+    model = build_model(config, len(catalogue.item_types) - 1, *catalogue)
     with _universal(files, info) as state:
         fill_module(model, state)
     fill_with_average(model, files)

@@ -27,10 +27,11 @@ from genrec.evaluation.evaluate import evaluate
 from genrec.inference.export import write_export
 from genrec.models.base import SequenceModel
 from genrec.run_dir import RunDir, load_saved_config
+from genrec.semantic.run_map import check_map, semantic_ids_for
 from genrec.training.checkpoint import CheckpointInfo, info_in
 from genrec.training.checkpoint_fetch import fetched
 from genrec.training.checkpoint_list import StoredCheckpoint
-from genrec.training.checkpoint_tools import model_of
+from genrec.training.checkpoint_tools import Catalogue, model_of
 from genrec.training.state import export_info
 from genrec.training.validation_books import write_failure
 from genrec.training.validations import (
@@ -101,7 +102,9 @@ def _measure(checkpoint: StoredCheckpoint, run: RunDir, device: torch.device) ->
         if manifest.content_hash != info.content_hash:
             raise RunError(f"{config.data.prepared} holds another data set than {checkpoint} was trained on.")
         prepared = config.data.prepared
-        catalogue = (read_item_types(prepared), len(manifest.actions), vectors_for(config, prepared))
+        ids = semantic_ids_for(config, manifest.num_items)
+        check_map(info.semantic_ids, ids, str(checkpoint))
+        catalogue = Catalogue(read_item_types(prepared), len(manifest.actions), vectors_for(config, prepared), ids)
         model = model_of(files, info, config, catalogue)
     model = _as_trained(model, config).to(device)
     measured = evaluate(model, config, manifest, "validation", max_users=config.evaluation.max_validation_users)
@@ -131,7 +134,8 @@ def _publish(measured: _Measured, run: RunDir) -> Validated:
         if best_of([*others, result], result.protocol, before)[1] == result.step:
             weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
             said = export_info(info.state, config.evaluation.metric, manifest.content_hash, manifest.actions)
-            write_export(run.export_path, weights, config, Path(config.data.prepared) / ITEMS_FILE, said)
+            items_path = Path(config.data.prepared) / ITEMS_FILE
+            write_export(run.export_path, weights, config, items_path, said, model.semantic_ids)
         write_result(run.validations_path, result)  # after the export: a kill between the two validates once more
     return result
 

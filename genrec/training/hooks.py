@@ -209,6 +209,7 @@ class CheckpointHook:
             config=values,
             config_hash=config_hash(values),
             time_s=time.time(),
+            semantic_ids=None if (ids := self.engine.model.semantic_ids) is None else ids.digest,
         )
 
 

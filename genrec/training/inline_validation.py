@@ -131,6 +131,7 @@ def export_model(
         config,
         Path(config.data.prepared) / ITEMS_FILE,
         export_info(state, config.evaluation.metric, manifest.content_hash, manifest.actions),
+        engine.model.semantic_ids,
     )
 
 

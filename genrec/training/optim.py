@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genrec.config import MuonConfig, OptimizerConfig
 from genrec.errors import RunError
-from genrec.models.item_table import ItemTable
+from genrec.models.item_table import ItemTable, NoItemTable
 from genrec.training.muon import Orthogonalizer, muon_step
 from genrec.training.row_adagrad import rowwise_adagrad_step
 
@@ -110,7 +110,11 @@ class MixedOptimizer(torch.optim.Optimizer):
 def weight_kinds(model: nn.Module) -> dict[str, Literal["matrix", "table", "other"]]:
     """What kind of weight each of a model's is, by name."""
     linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Embedding, ItemTable))}
+    tables = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, ItemTable)) and not isinstance(module, NoItemTable)
+    }
     return {
         name: "matrix" if id(weight) in linear else "table" if id(weight) in tables else "other"
         for name, weight in model.named_parameters()

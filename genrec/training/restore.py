@@ -12,6 +12,7 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.errors import GenrecError, RunError, StorageError
+from genrec.semantic.run_map import check_map
 from genrec.training import validations
 from genrec.training.checkpoint import (
     drop_after,
@@ -84,6 +85,7 @@ def restore(
             f"{folder} was trained on another data set than {config.data.prepared} holds now; prepare the old one "
             "again, or start over with --fresh."
         )
+    check_map(info.semantic_ids, engine.model.semantic_ids, str(folder))
     if same_topology(info, config, context.workers):
         engine.load(folder)
         context.all_reduce(torch.zeros(1))  # all have read it

@@ -29,6 +29,7 @@ FREE = (
     "evaluation.users_per_batch",
     "evaluation.validation_timeout_s",
     "faults",
+    "semantic_ids.path",  # a checkpoint names its map by its digest
     "train.checkpoint_dir",  # start.py looks whether the checkpoints are there
     "train.checkpoint_every_steps",
     "train.checkpoint_upload",

@@ -20,6 +20,8 @@ from genrec.run_dir import (
     run_dir_of,
     write_atomically,
 )
+from genrec.semantic.run_map import check_map, semantic_ids_for
+from genrec.semantic.vocabulary import map_for
 from genrec.training.checkpoint import STATE_FILE, by_size, read_info, resume_point
 from genrec.training.checkpoint_store import CheckpointStore, store_of
 from genrec.training.resume_guard import check_changes, keep_packing
@@ -66,6 +68,7 @@ def open_run_directory(
     if config.train.checkpoint_dir is not None:
         store.check_writable()
     if newest is not None:
+        _check_codes(config, store, newest)
         say(f"Resuming {run.root} from {newest}.")
     elif config.train.start_from is not None:
         _say_start(config, say)
@@ -106,10 +109,13 @@ def engine_words(config: ExperimentConfig) -> str:
 def with_whole_paths(config: ExperimentConfig) -> ExperimentConfig:
     """The config with whole paths: workers run in folders of their own, perhaps on other machines."""
     train = {name: _whole(getattr(config.train, name)) for name in ("start_from", "checkpoint_dir")}
-    paths = {
+    paths: dict[str, object] = {
         "data": config.data.model_copy(update={"prepared": _whole(config.data.prepared)}),
         "train": config.train.model_copy(update=train),
     }
+    if config.semantic_ids is not None:
+        codes = {"path": _whole(config.semantic_ids.path)}
+        paths["semantic_ids"] = config.semantic_ids.model_copy(update=codes)
     return config.model_copy(update=paths)
 
 
@@ -164,13 +170,19 @@ def _say_start(config: ExperimentConfig, say: Callable[[str], None]) -> None:
         say(warm.sentence)
 
 
+def _check_codes(config: ExperimentConfig, store: CheckpointStore, name: str) -> None:
+    """Raises RunError when the checkpoint to go on from was trained with other codes than the config names now."""
+    ids = semantic_ids_for(config, load_manifest(config.data.prepared).num_items) if config.writes_codes else None
+    check_map(read_info(store, name).semantic_ids, ids, f"{store}/{name}")
+
+
 def _has_trained(run: RunDir, store: CheckpointStore) -> bool:
     """Whether another config would change the meaning of something that is already there."""
     return bool(store.names() or read_metrics(run.metrics_path))
 
 
 def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:
-    """Raises ConfigError when the model or the evaluation does not fit the data set."""
+    """Raises ConfigError when the model or the evaluation does not fit the data set, DataError when codes do not."""
     if config.model.name == "hstu" and config.model.time_bias and not manifest.has_times:
         raise ConfigError(
             f"model.time_bias=true needs event times, and {config.data.prepared} has none (its source gives only an "
@@ -179,6 +191,8 @@ def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:
     _check_inputs(config, manifest)
     _check_values(config, manifest)
     _check_heads(config, manifest)
+    if (ids := semantic_ids_for(config, manifest.num_items)) is not None and ids.items_digest:
+        map_for(config, config.data.prepared)
     largest = max(config.evaluation.ks)
     if largest > manifest.num_items:
         raise ConfigError(

@@ -21,6 +21,7 @@ from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
+from genrec.semantic.run_map import semantic_ids_for
 from genrec.training.background_validation import catch_up
 from genrec.training.context import WorkerContext
 from genrec.training.engine import Engine, build_engine
@@ -79,7 +80,8 @@ def new_model(config: ExperimentConfig, manifest: Manifest) -> SequenceModel:
     torch.manual_seed(config.seed)
     prepared = config.data.prepared
     num_items, num_actions = manifest.num_items, len(manifest.actions)
-    model = build_model(config, num_items, read_item_types(prepared), num_actions, vectors_for(config, prepared))
+    vectors, ids = vectors_for(config, prepared), semantic_ids_for(config, num_items)
+    model = build_model(config, num_items, read_item_types(prepared), num_actions, vectors, ids)
     model.item_table.num_train_items = manifest.num_train_items or manifest.num_items
     if config.loss.needs_train_counts:
         model.item_table.train_counts = torch.from_numpy(train_counts(prepared, manifest.num_items))

@@ -64,11 +64,13 @@ def count_parameters(config: ExperimentConfig, manifest: Manifest) -> int:
     from genrec.data.item_types import read_item_types
     from genrec.data.item_vectors import vectors_for
     from genrec.models.build import build_model
+    from genrec.semantic.run_map import semantic_ids_for
 
     prepared = config.data.prepared
     types, vectors = read_item_types(prepared), vectors_for(config, prepared)
+    ids = semantic_ids_for(config, manifest.num_items)
     with torch.device("meta"):
-        model = build_model(config, manifest.num_items, types, len(manifest.actions), vectors)
+        model = build_model(config, manifest.num_items, types, len(manifest.actions), vectors, ids)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
