@@ -1,5 +1,6 @@
 """Items with the same codes get codes of their own: a further number (dedup), or the nearest free code (nearest)."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,19 +61,24 @@ def dedup(codes: Codes, sizes: tuple[int, ...], taken: Codes | None = None) -> R
     return Resolved(resolved, (*sizes, size), int((mine > 0).sum()))
 
 
+def check_room(num_items: int, sizes: tuple[int, ...]) -> None:
+    """Raises ConfigError when levels of these sizes have fewer tuples than there are items."""
+    room = math.prod(sizes)
+    if num_items > room:
+        raise ConfigError(
+            f"{num_items:,} items need codes of their own and semantic_ids.tokenizer has {room:,} tuples (levels "
+            f"{list(sizes)}); use more codes, more levels, or semantic_ids.collisions: dedup."
+        )
+
+
 def nearest(codes: Codes, vectors: Floats, tokenizer: ItemTokenizer, taken: Codes | None = None) -> Resolved:
     """`codes` with all but one item of each bucket moved to the nearest free code of the last level.
 
     Of a bucket the item that its codes fit best stays. Where a prefix has no free code left, the nearest free tuple
     that a beam search finds is taken. `taken` codes stay. Raises ConfigError when there are fewer tuples than items.
     """
-    room = int(np.prod([float(size) for size in tokenizer.sizes]))
     held = [] if taken is None else [tuple(row) for row in taken.tolist()]
-    if len(codes) + len(held) > room:
-        raise ConfigError(
-            f"{len(codes) + len(held):,} items need codes of their own and semantic_ids.tokenizer has {room:,} tuples "
-            f"(levels {list(tokenizer.sizes)}); use more codes, more levels, or semantic_ids.collisions: dedup."
-        )
+    check_room(len(codes) + len(held), tokenizer.sizes)
     used = set(held)
     bucket, counts = buckets_of(codes)
     doubtful = (counts[bucket] > 1) | np.array([tuple(row) in used for row in codes.tolist()], dtype=np.bool_)

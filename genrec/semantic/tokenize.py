@@ -28,7 +28,7 @@ from genrec.data.item_types import read_item_types
 from genrec.errors import ConfigError, DataError
 from genrec.reporting.semantic_report import health_page
 from genrec.run_dir import write_atomically
-from genrec.semantic.collisions import Codes, Resolved, dedup, nearest
+from genrec.semantic.collisions import Codes, Resolved, check_room, dedup, nearest
 from genrec.semantic.fsq import fit_fsq
 from genrec.semantic.health import Health, Measured, check_health, measure, problems
 from genrec.semantic.ids import SemanticIds
@@ -130,6 +130,8 @@ def _make(
     types = read_item_types(config.data.prepared)[1:]
     if isinstance(section.tokenizer, PublishedTokenizer):
         return _publish_codes(config, section, section.tokenizer, ids, types)
+    if section.collisions == "nearest":
+        check_room(len(ids), section.tokenizer.sizes)
     source = open_vectors(config, section, progress=progress)
     progress("vectors", 0, 1)
     found = write_vectors(source, work / VECTORS_FILE, 0, len(ids), section.vectors.normalize)
