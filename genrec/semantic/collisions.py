@@ -61,6 +61,16 @@ def dedup(codes: Codes, sizes: tuple[int, ...], taken: Codes | None = None) -> R
     return Resolved(resolved, (*sizes, size), int((mine > 0).sum()))
 
 
+def check_room(num_items: int, sizes: tuple[int, ...]) -> None:
+    """Raises ConfigError when levels of these sizes have fewer tuples than there are items."""
+    room = math.prod(sizes)
+    if num_items > room:
+        raise ConfigError(
+            f"{num_items:,} items need codes of their own and semantic_ids.tokenizer has {room:,} tuples (levels "
+            f"{list(sizes)}); use more codes, more levels, or semantic_ids.collisions: dedup."
+        )
+
+
 def nearest(codes: Codes, vectors: Floats, tokenizer: ItemTokenizer, taken: Codes | None = None) -> Resolved:
     """`codes` with all but one item of each bucket moved to the nearest free code of the last level.
 
