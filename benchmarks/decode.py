@@ -8,7 +8,7 @@ items. Searches, in turns:
 
 * `trie`: genrec's beam search.
 * `free`: the same search without any constraint. Most of what it returns is no item.
-* `dict`: before each choice, each beam looks its prefix up in a dict of the codes that may follow and unmasks those, one
+* `dict`: before each choice, each beam looks its prefix up in a dict of the codes that may follow and unmasks them, one
   beam after another, as the prefix constraint of transformers' `generate` does.
 
 Each is timed with the model, and alone: with log-probabilities that are already there. `--build-items` items are then
