@@ -149,10 +149,13 @@ def _train(
     for text in said:
         log.info(text)
     experiment = load_saved_config(run.config_path)
-    with progress_of(run.metrics_path, console):
-        _fit(experiment, run, launcher, profile)
+    try:
+        with progress_of(run.metrics_path, console):
+            _fit(experiment, run, launcher, profile)
+    finally:
+        run.push()
     _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")), experiment)
-    console.print(f"Run directory: {run.root}", highlight=False)
+    console.print(f"Run directory: {run.uri or run.root}", highlight=False)
 
 
 @contextmanager
@@ -196,6 +199,7 @@ def evaluate(
     roles: tuple[Role, ...] = experiment.evaluated_roles if split == "both" else (split,)
     with nullcontext() if as_json else console.status("evaluating"):
         evaluation = evaluate_run(directory, roles)
+        directory.push()
     if as_json:
         print(json.dumps(evaluation))
     else:
@@ -217,6 +221,7 @@ def recommend(
 
     directory, _ = open_run(run)
     path = recommend_all(directory, output, k, exclude_seen=not keep_seen, overwrite=overwrite)
+    directory.push()
     console.print(f"Recommendations: {path}", highlight=False)
 
 

@@ -165,6 +165,8 @@ class CheckpointHook:
 
     def _upload_files(self, folder: Path, name: str) -> None:
         self._prune()  # all workers have waited for the checkpoint before, so it is complete
+        if self.context.rank == 0:
+            self.context.run.push()  # before it counts: metrics and export of the steps that it makes final
         upload_checkpoint(self.context.store, folder, name, self.context.rank)
 
     def _prune(self) -> None:

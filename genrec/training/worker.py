@@ -17,6 +17,7 @@ from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import Place, worker_batches
 from genrec.data.target_actions import target_rule
+from genrec.errors import StorageError
 from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.models.base import SequenceModel
@@ -64,6 +65,7 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
             tracker.close()
     if config.evaluation.validation == "background":
         return  # the last ones still run; the driver goes on when they are done (cluster/validation.py)
+    _share_export(context)
     evaluate_run(
         context.run,
         config.evaluated_roles,
@@ -72,6 +74,22 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
         all_reduce=context.all_reduce,
         device=context.device,
     )
+
+
+def _share_export(context: WorkerContext) -> None:
+    """Lets workers of all machines read the export that worker 0 has written, where the run is kept at a URI."""
+    if context.run.uri is None:
+        return
+    problem: StorageError | None = None
+    if context.rank == 0:
+        try:
+            context.run.push()
+        except StorageError as error:
+            problem = error
+    failed = context.all_reduce(torch.tensor([float(problem is not None)], dtype=torch.float64))
+    if failed.item():
+        raise problem or StorageError(f"Worker 0 could not store {context.run.uri}; its own message says why.")
+    context.run.pull()
 
 
 def new_model(config: ExperimentConfig, manifest: Manifest) -> SequenceModel:
