@@ -145,7 +145,7 @@ def _train(
         said.append(text)
 
     run = open_run_directory(experiment, fresh=fresh, say=say, allow_change=allow_change)
-    log = log_to(run.log_path)
+    log = log_to(run.log_path, experiment.tracking.log_format)
     for text in said:
         log.info(text)
     experiment = load_saved_config(run.config_path)

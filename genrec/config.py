@@ -187,6 +187,9 @@ class TrackingConfig(Section):
 
     wandb: bool = Field(False, description="log to Weights & Biases; without a key it logs offline")
     wandb_project: str = Field("genrec", description="project on Weights & Biases")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines of log.txt and of the workers' logs; json names run, rank and step in each"
+    )
     wandb_group: str | None = Field(None, description="group of runs there; the trials of a sweep are one")
 
 

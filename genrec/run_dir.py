@@ -26,6 +26,7 @@ import yaml
 from genrec.config import ExperimentConfig, config_from_dict, load_config
 from genrec.config_errors import read_yaml
 from genrec.errors import DataError, RunError
+from genrec.log_lines import PLACE, LogFormat, formatter
 from genrec.storage import below, copy_folder, uri_of
 from genrec.stored_folder import StoredFolder
 from genrec.whole_file import write_atomically as write_atomically
@@ -185,10 +186,11 @@ def load_saved_config(path: Path) -> ExperimentConfig:
     return config_from_dict(read_yaml(path), str(path))
 
 
-def log_to(path: Path) -> logging.Logger:
-    """What this process logs goes to the run's log.txt too."""
+def log_to(path: Path, log_format: LogFormat = "text") -> logging.Logger:
+    """What this process logs goes to the run's log.txt too, as text or as lines of JSON (log_lines.py)."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(formatter(log_format))
+    PLACE.run = path.parent.name
     log = logging.getLogger("genrec")
     log.setLevel(logging.INFO)
     log.addHandler(handler)

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import posixpath
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,8 @@ class StoredFolder:
             raise DataError(
                 f"{shown(self.uri)}/{INDEX_FILE} is damaged; restore it, or choose another place."
             ) from error
+        if not all(re.fullmatch("[0-9a-f]{64}", str(told.get("sha256"))) for told in files.values()):
+            raise DataError(f"{shown(self.uri)}/{INDEX_FILE} is damaged; restore it, or choose another place.")
         wrong = [name for name in files if not _stays_inside(name)]
         if wrong:
             raise DataError(f"{shown(self.uri)}/{INDEX_FILE} names {wrong[0]!r}, outside of its folder; do not use it.")
@@ -106,8 +109,8 @@ class StoredFolder:
                 except FileNotFoundError as error:  # replaced since the index was read
                     if attempt == _ATTEMPTS:
                         raise StorageError(
-                            f"{shown(self.uri)} lacks a file that its index names ({error}): it is replaced faster than "
-                            "it can be read, or damaged; try again, or restore it."
+                            f"{shown(self.uri)} lacks a file that its index names ({error}): it is replaced faster "
+                            "than it can be read, or damaged; try again, or restore it."
                         ) from error
         return False
 
@@ -119,7 +122,8 @@ class StoredFolder:
         with self._alone():
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    return self._push()
+                    self._push()
+                    break
                 except _ChangedError as error:
                     if attempt == _ATTEMPTS:
                         raise StorageError(
@@ -206,7 +210,7 @@ class StoredFolder:
                 return False
             if self._changes and base.get(name) == told:
                 return True
-            return digests.get(name) == [_stamp(path), told["sha256"]]
+            return bool(digests.get(name) == [_stamp(path), told["sha256"]])
 
         self.copy.mkdir(parents=True, exist_ok=True)
         missing = [(name, told["sha256"]) for name, told in files.items() if not is_here(name)]
@@ -224,11 +228,11 @@ class StoredFolder:
         def fetch() -> str:
             target.parent.mkdir(parents=True, exist_ok=True)
             found = hashlib.sha256()
-            with self._opened[0].open_input_stream(self._object(name, digest), compression=None) as stream:
-                with draft.open("wb") as file:
-                    while chunk := stream.read(_CHUNK_BYTES):
-                        found.update(chunk)
-                        file.write(chunk)
+            path = self._object(name, digest)
+            with self._opened[0].open_input_stream(path, compression=None) as stream, draft.open("wb") as file:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    found.update(chunk)
+                    file.write(chunk)
             return found.hexdigest()
 
         if self._ask("read", fetch) != digest:
@@ -282,7 +286,8 @@ class StoredFolder:
         """What this machine remembers: `base`, and of each file the stamp and the `digests` that belongs to it."""
         nothing: dict[str, Any] = {"base": {}, "digests": {}}
         try:
-            return nothing | json.loads(self._known_path.read_text(encoding="utf-8"))
+            known: dict[str, Any] = json.loads(self._known_path.read_text(encoding="utf-8"))
+            return nothing | known
         except (OSError, ValueError):
             return nothing
 

@@ -133,9 +133,10 @@ def _handler(port: int, server: S3Server) -> type[BaseHTTPRequestHandler]:
             if verdict == "cut":
                 self.close_connection = True
                 self.connection.close()
-                return None
+                return
             if verdict == "fail":
-                return self._answer(503, {"Content-Type": "application/xml"}, SLOW_DOWN)
+                self._answer(503, {"Content-Type": "application/xml"}, SLOW_DOWN)
+                return
             if verdict == "wait":
                 time.sleep(server.faults.wait_s)
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)

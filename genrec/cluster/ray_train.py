@@ -24,6 +24,7 @@ from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import PlanSpec, make_plan
 from genrec.data.ray_session import ensure_ray
 from genrec.errors import GenrecError, PreemptedError, RunError, StorageError
+from genrec.log_lines import log_worker_to_stderr
 from genrec.run_dir import RunDir, load_saved_config, run_dir_at
 from genrec.training.checkpoint import read_info, resume_point
 from genrec.training.checkpoint_store import CheckpointStore, store_of
@@ -214,6 +215,7 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
     import ray.train
     import torch
 
+    from genrec.cluster.ray_metrics import RayMetrics
     from genrec.data.ray_stream import ray_tables, start_early
     from genrec.training.context import WorkerContext
     from genrec.training.worker import run as run_worker
@@ -226,6 +228,7 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
     if (job.run.root / STORAGE_FILE).is_file():
         raise StorageError(message_of(job.run.root / STORAGE_FILE))
     config = config_from_dict(job.config)
+    log_worker_to_stderr(config.tracking.log_format)
     me = ray.train.get_context()
     use_gpu = bool(config.cluster.gpus_per_worker)
 
@@ -250,6 +253,7 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
                 started_at_s=job.started_at_s,
                 ask_cluster=lambda: ray.train.get_preemption_info() is not None,
                 profile=job.profile,
+                measure=RayMetrics(job.run.root.name, me.get_world_rank()),
             ),
         )
         if me.get_world_rank() == 0:
@@ -264,9 +268,10 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
 
 def worker_environment() -> dict[str, str]:
     """Settings of this process that workers need too. No credentials of storage: Ray logs and shows these."""
-    genrec = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TORCH_EXTENSIONS_DIR", "GENREC_DATA")
+    genrec = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TORCH_EXTENSIONS_DIR", "GENREC_DATA", "GENREC_COPIES")
+    trust = ("GENREC_TRUST_CHECKPOINTS",)
     storage = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "GOOGLE_APPLICATION_CREDENTIALS")
-    return {name: os.environ[name] for name in (*genrec, *storage) if name in os.environ}
+    return {name: os.environ[name] for name in (*genrec, *trust, *storage) if name in os.environ}
 
 
 def _last_line(error: BaseException) -> str:

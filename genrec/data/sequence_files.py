@@ -93,7 +93,7 @@ def load_superseded(folder: str | Path, path: str) -> npt.NDArray[np.int64]:
     if not listed.exists():
         return np.zeros(0, dtype=np.int64)
     try:
-        rows: npt.NDArray[np.int64] = np.load(listed, mmap_mode="r")
+        rows: npt.NDArray[np.int64] = np.load(listed, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{listed} cannot be read: {error}; run `genrec prepare CONFIG --overwrite`.") from error
     return rows

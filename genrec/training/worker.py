@@ -20,6 +20,7 @@ from genrec.data.target_actions import target_rule
 from genrec.errors import StorageError
 from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
+from genrec.log_lines import PLACE
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.training.background_validation import catch_up
@@ -42,6 +43,7 @@ from genrec.training.window_log import WindowLogHook
 def run(config: ExperimentConfig, context: WorkerContext) -> None:
     """Trains (or goes on training) the run of `context`, then tests its best model; every worker calls it alike."""
     phases = {"process": time.time() - context.started_at_s}
+    PLACE.run, PLACE.rank = context.run.root.name, context.rank
     set_threads(config, context.workers)
     manifest = load_manifest(config.data.prepared)
     model = new_model(config, manifest)

@@ -20,6 +20,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.cpu_op",
         "genrec.doctor",
         "genrec.file_lock",
+        "genrec.log_lines",
         "genrec.whole_file",
     ),
     (
