@@ -92,8 +92,7 @@ def s3_server() -> Iterator[S3Server]:
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
     server = S3Server("", Faults())
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _handler(port, server))
-    proxy.daemon_threads = True
+    proxy = _Proxy(("127.0.0.1", 0), _handler(port, server))
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)
     try:
         _make_bucket(process, port)
@@ -105,6 +104,13 @@ def s3_server() -> Iterator[S3Server]:
         proxy.server_close()
         process.kill()
         process.wait(30)
+
+
+class _Proxy(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A command that is killed drops its connections; that is no news."""
 
 
 def _make_bucket(process: "subprocess.Popen[bytes]", port: int) -> None:
