@@ -1,7 +1,7 @@
 """Lines of a log, as text or as JSON with the run, the worker and the step that they are about.
 
-    {"time": "2026-03-01T12:00:00.123Z", "level": "WARNING", "logger": "genrec.training.hooks", "message": "...",
-     "run": "quickstart", "rank": 0, "step": 1200}
+{"time": "2026-03-01T12:00:00.123Z", "level": "WARNING", "logger": "genrec.training.hooks", "message": "...",
+ "run": "quickstart", "rank": 0, "step": 1200}
 """
 
 import json

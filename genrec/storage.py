@@ -97,6 +97,11 @@ def copy_folder(uri: str) -> Path:
     return Path(base).absolute() / hashlib.sha256(uri.encode()).hexdigest()[:16] / name
 
 
+def stays_inside(name: str) -> bool:
+    """Whether a file's path, as a list from elsewhere has it, leads to a place in the folder of the list."""
+    return "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
+
+
 def own_folder(folder: Path) -> None:
     """Makes a folder that only this user may enter; raises DataError when there is one that others may write.
 

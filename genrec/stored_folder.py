@@ -25,7 +25,7 @@ from pyarrow import fs
 
 from genrec.errors import DataError, StorageError
 from genrec.file_lock import locked
-from genrec.storage import asking, copy_folder, open_storage, own_folder, shown
+from genrec.storage import asking, copy_folder, open_storage, own_folder, shown, stays_inside
 from genrec.whole_file import write_atomically
 
 INDEX_FILE = "index.json"
@@ -88,7 +88,7 @@ class StoredFolder:
             ) from error
         if not all(re.fullmatch("[0-9a-f]{64}", str(told.get("sha256"))) for told in files.values()):
             raise DataError(f"{shown(self.uri)}/{INDEX_FILE} is damaged; restore it, or choose another place.")
-        wrong = [name for name in files if not _stays_inside(name)]
+        wrong = [name for name in files if not stays_inside(name)]
         if wrong:
             raise DataError(f"{shown(self.uri)}/{INDEX_FILE} names {wrong[0]!r}, outside of its folder; do not use it.")
         return files
@@ -320,7 +320,3 @@ def _digest(path: Path, num_bytes: int) -> str:
             found.update(chunk)
             num_bytes -= len(chunk)
     return found.hexdigest()
-
-
-def _stays_inside(name: str) -> bool:
-    return not name.startswith("/") and all(part not in ("", ".", "..") for part in name.split("/"))

@@ -35,7 +35,7 @@ class RowGroup(_Frozen):
 class SequenceFile(_Frozen):
     """One file of sequences; `path` is relative to the prepared folder."""
 
-    path: str
+    path: str = Field(pattern=r"^sequences/[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     num_bytes: int
     row_groups: tuple[RowGroup, ...] = Field(description="what counts of each row group: superseded rows do not")
     sha256: str = Field("", description="of the file's bytes; empty in sets of earlier versions")

@@ -67,7 +67,9 @@ def test_nothing_is_read_as_a_pickle() -> None:
 
 
 def test_deepspeed_reads_inside_the_guard_alone() -> None:
-    paths = [path for path in package_files() if module_of(path) in ("genrec.training.engine", "genrec.training.universal")]
+    paths = [
+        path for path in package_files() if module_of(path) in ("genrec.training.engine", "genrec.training.universal")
+    ]
     assert len(paths) == 2
     wrong = [where(path, line) for path in paths for line in unguarded_deepspeed(tree_of(path))]
     assert not wrong, f"DeepSpeed's own loads run what a pickle holds; wrap them in only_weights(): {wrong}"
@@ -80,7 +82,13 @@ def test_the_page_on_security_names_every_reader() -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p)", "np.load(p, allow_pickle=True)", "pd.read_pickle(p)"],
+    [
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "np.load(p)",
+        "np.load(p, allow_pickle=True)",
+        "pd.read_pickle(p)",
+    ],
 )
 def test_the_guard_finds(code: str) -> None:
     assert unsafe_calls(ast.parse(code))

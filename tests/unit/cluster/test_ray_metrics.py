@@ -58,6 +58,12 @@ def test_the_dashboard_asks_for_what_is_exported() -> None:
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     asked = {name for text in expressions for name in re.findall(r"\b(?:ray_)?genrec_\w+", text)}
     assert asked == set(exported_names())
-    labels = {label for text in expressions for label in re.findall(r"by \((\w+)\)|\{(\w+)=", text) for label in label if label}
+    labels = {
+        label
+        for text in expressions
+        for label in re.findall(r"by \((\w+)\)|\{(\w+)=", text)
+        for label in label
+        if label
+    }
     assert labels <= set(TAGS)
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
