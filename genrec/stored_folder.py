@@ -11,6 +11,7 @@ pushes a folder at a time; who pulls it in the meantime may have to begin again 
 import contextlib
 import hashlib
 import json
+import os
 import posixpath
 import re
 import shutil
@@ -25,7 +26,7 @@ from pyarrow import fs
 
 from genrec.errors import DataError, StorageError
 from genrec.file_lock import locked
-from genrec.storage import asking, copy_folder, open_storage, own_folder, shown, stays_inside
+from genrec.storage import COPIES_VARIABLE, asking, copy_folder, open_storage, own_folder, shown, stays_inside
 from genrec.whole_file import write_atomically
 
 INDEX_FILE = "index.json"
@@ -170,6 +171,8 @@ class StoredFolder:
         return self.copy.parent / _KNOWN_FILE
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
+        if COPIES_VARIABLE not in os.environ:
+            own_folder(self.copy.parent.parent)
         own_folder(self.copy.parent)
         return locked(self.copy.parent / "lock", f"copying {shown(self.uri)}")
 

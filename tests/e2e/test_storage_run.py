@@ -1,15 +1,26 @@
 """A run that is kept on S3 from the log's sequences to the recommendations, on a server that fails now and then."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from socket import socket
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from commands import kill_when, losses, records, succeed
+from commands import kill_when, losses, records, start, succeed, wait_until
 from s3_server import BUCKET, SECRET, S3Server, s3_server
+
+from genrec.cluster.ray_metrics import exported_names
 
 RUNS = f"s3://{BUCKET}/runs"
 PLACES = (f"runs_dir={RUNS}", f"data.prepared=s3://{BUCKET}/prepared/walks")
@@ -77,3 +88,79 @@ def test_prepare_train_resume_and_evaluate_lose_nothing_on_a_storage_that_fails(
         for path in folder.rglob("*"):
             assert not path.is_file() or SECRET.encode() not in path.read_bytes(), f"{path} holds a credential"
     assert SECRET in os.environ["AWS_SECRET_ACCESS_KEY"]  # which is what was looked for
+
+
+def free_port() -> int:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def ray_head(metrics_port: int) -> Iterator[str]:
+    """A cluster of one node that exports its metrics; its address."""
+    port = free_port()
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--num-cpus=3",
+    ]
+    command += [f"--metrics-export-port={metrics_port}", "--include-dashboard=false", "--disable-usage-stats"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def answers() -> bool:
+        with socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_until(answers, process)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def measured(port: int) -> dict[str, str]:
+    """Labels of genrec's metrics by name, as Prometheus would find them now."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            page = answer.read().decode()
+    except OSError:
+        return {}
+    return dict(re.findall(r"^(ray_genrec_\w+)\{(.*?)\} ", page, re.MULTILINE))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_500)
+def test_ray_trains_and_recommends_from_s3_and_exports_its_metrics(
+    project: Path, tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, tmp_path / "machine")
+    monkeypatch.delenv("TMPDIR")  # the sockets of Ray need a short path
+    server.faults.fails = 0.05
+    metrics_port = free_port()
+    with ray_head(metrics_port) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with start(
+            project, "train", "walk.yaml", *PLACES, "train.max_epochs=40", "train.evaluate_every_epochs=20"
+        ) as train:
+            wait_until(lambda: set(exported_names()) <= measured(metrics_port).keys(), train, timeout_s=600)
+            labels = measured(metrics_port)
+            train.wait(600)
+            assert train.returncode == 0, (project / "started.log").read_text()[-3000:]
+        for name in exported_names():
+            assert 'run="walk"' in labels[name] and 'rank="0"' in labels[name], labels[name]
+        said = succeed(project, "recommend", f"{RUNS}/walk", "--k", "5", timeout_s=600)
+    assert "Recommendations" in said
+    machine(monkeypatch, tmp_path / "another")
+    status = json.loads(succeed(project, "status", f"{RUNS}/walk", "--json"))
+    assert status["state"] == "finished"
+    parts = sorted((copy_of_run(tmp_path / "another", "walk") / "recommendations").glob("part-*.parquet"))
+    assert sum(pq.read_metadata(part).num_rows for part in parts) == 1_000

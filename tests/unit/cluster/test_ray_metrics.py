@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,7 +17,7 @@ LINE = {"step": 20, "steps": 10, "loss": 6.5, "events_per_s": 9e4, "data_wait_fr
 class Recorded:
     """In the place of Ray's Gauge and Counter: keeps what it is told."""
 
-    told: list[tuple[str, float, dict[str, str]]] = []
+    told: ClassVar[list[tuple[str, float, dict[str, str]]]] = []
 
     def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
         assert description and tag_keys == TAGS

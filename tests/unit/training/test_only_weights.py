@@ -25,9 +25,9 @@ class Hidden:
 
 def test_a_file_of_deepspeed_with_code_in_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"module": {"w": torch.zeros(1)}, "more": Hidden(tmp_path / "ran")}, tmp_path / "shard.pt")
-    with pytest.raises(RunError, match=r"more than weights and settings \(\S*mkdir\).*GENREC_TRUST_CHECKPOINTS=1"):
-        with only_weights():
-            torch.load(tmp_path / "shard.pt", weights_only=False)  # as DeepSpeed calls it
+    sentence = r"more than weights and settings \(\S*mkdir\).*GENREC_TRUST_CHECKPOINTS=1"
+    with pytest.raises(RunError, match=sentence), only_weights():
+        torch.load(tmp_path / "shard.pt", weights_only=False)  # as DeepSpeed calls it
     assert not (tmp_path / "ran").exists()
     monkeypatch.setenv(TRUST_VARIABLE, "1")
     with only_weights():
