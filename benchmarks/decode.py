@@ -11,9 +11,9 @@ items. Searches, in turns:
 * `dict`: before each choice, each beam looks its prefix up in a dict of the codes that may follow and unmasks them, one
   beam after another, as the prefix constraint of transformers' `generate` does.
 
-Each is timed with the model, and alone (`--models none`): with log-probabilities that are already there. `--build-items` items are then
-made into a trie, for its time and size; 0 leaves that out. `cpu_s` is processor time; on a machine that does something
-else too it is the number to read.
+Each is timed with the model, and alone (`--models none`): with log-probabilities that are already there.
+`--build-items` items are then made into a trie, for its time and size; 0 leaves that out. `cpu_s` is processor time; on
+a machine that does something else too it is the number to read.
 """
 
 import argparse

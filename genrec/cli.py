@@ -148,14 +148,17 @@ def _train(
         said.append(text)
 
     run = open_run_directory(experiment, fresh=fresh, say=say, allow_change=allow_change)
-    log = log_to(run.log_path)
+    log = log_to(run.log_path, experiment.tracking.log_format)
     for text in said:
         log.info(text)
     experiment = load_saved_config(run.config_path)
-    with progress_of(run.metrics_path, console):
-        _fit(experiment, run, launcher, profile)
+    try:
+        with progress_of(run.metrics_path, console):
+            _fit(experiment, run, launcher, profile)
+    finally:
+        run.push()
     _print_evaluation(json.loads(run.evaluation_path.read_text(encoding="utf-8")), experiment)
-    console.print(f"Run directory: {run.root}", highlight=False)
+    console.print(f"Run directory: {run.uri or run.root}", highlight=False)
 
 
 @contextmanager
@@ -199,6 +202,7 @@ def evaluate(
     roles: tuple[Role, ...] = experiment.evaluated_roles if split == "both" else (split,)
     with nullcontext() if as_json else console.status("evaluating"):
         evaluation = evaluate_run(directory, roles)
+        directory.push()
     if as_json:
         print(json.dumps(evaluation))
     else:
@@ -232,6 +236,7 @@ def recommend(
         item_types=item_type or (),
         max_per_prefix=max_per_prefix,
     )
+    directory.push()
     console.print(f"Recommendations: {path}", highlight=False)
 
 

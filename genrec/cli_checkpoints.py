@@ -156,6 +156,7 @@ def _export(run: Path, word: str, output: Path | None, *, overwrite: bool, as_js
     folder = output or directory.root / "exports" / checkpoint.name
     with nullcontext() if as_json else console.status("exporting"):
         export_checkpoint(checkpoint, directory, experiment, folder, overwrite=overwrite)
+    directory.push()
     if as_json:
         print(json.dumps({"checkpoint": str(checkpoint), "export": str(folder)}))
     else:

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from genrec.errors import ConfigError
-from genrec.run_dir import RunDir
+from genrec.run_dir import RunDir, run_dir_at
 
 if TYPE_CHECKING:
     from genrec.reporting.document import Document
@@ -34,12 +34,18 @@ def report(
     ] = False,
 ) -> None:
     """Write one self-contained HTML page on runs and benchmarks, or the same as Markdown; or say what changed."""
+    runs = [run_dir_at(path) for path in paths]
+    for run in runs:
+        run.pull()
+    paths = [run.root for run in runs]
     if diff:
         _diff(paths, html, markdown, threshold / 100, gate=gate, allow_other_machine=allow_other_machine)
     elif gate or allow_other_machine:
         raise ConfigError("--gate and --allow-other-machine judge a difference; add --diff and name two paths.")
     else:
         _report(paths, html, markdown)
+    for run in runs:
+        run.push()
 
 
 def _report(paths: list[Path], html: Path | None, markdown: Path | None) -> None:

@@ -8,10 +8,8 @@ a `name` selects one of several kinds, each with its own fields. `load_config` t
 depends on how many workers there are.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, model_validator
 
@@ -52,6 +50,7 @@ from genrec.config_optimizer import MuonConfig as MuonConfig
 from genrec.config_optimizer import Optimizer as Optimizer
 from genrec.config_optimizer import OptimizerConfig as OptimizerConfig
 from genrec.config_optimizer import RowwiseAdagradConfig as RowwiseAdagradConfig
+from genrec.config_secrets import check_no_secrets
 from genrec.config_semantic import ExportVectors as ExportVectors
 from genrec.config_semantic import FSQTokenizer as FSQTokenizer
 from genrec.config_semantic import HealthConfig as HealthConfig
@@ -73,8 +72,6 @@ from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
 
 RUN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-
-_SECRET = re.compile("key|secret|token|password|signature|^sig$", re.IGNORECASE)
 
 
 class DeepSpeedConfig(Section):
@@ -148,15 +145,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> "TrainConfig":
-        url = urlsplit(self.checkpoint_dir or "")
-        secrets = [name for name, _ in parse_qsl(url.query, keep_blank_values=True) if _SECRET.search(name)]
-        if url.password is not None:
-            secrets.append("a password before the @")
-        if url.scheme and secrets:
-            raise ValueError(  # the value itself is not shown
-                f"checkpoint_dir must not hold credentials ({', '.join(secrets)}), because configs and logs are kept; "
-                "give them to the machines (an instance role, AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, ...)"
-            )
+        check_no_secrets("checkpoint_dir", self.checkpoint_dir)
         return self
 
 
@@ -215,6 +204,9 @@ class TrackingConfig(Section):
 
     wandb: bool = Field(False, description="log to Weights & Biases; without a key it logs offline")
     wandb_project: str = Field("genrec", description="project on Weights & Biases")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines of log.txt and of the workers' logs; json names run, rank and step in each"
+    )
     wandb_group: str | None = Field(None, description="group of runs there; the trials of a sweep are one")
 
 
@@ -223,7 +215,7 @@ class ExperimentConfig(Section):
 
     name: str = Field(pattern=RUN_NAME_PATTERN, description="run name: letters, digits, dot, dash and underscore")
     seed: int = Field(1, ge=0, lt=2**31, description="decides weights, order, dropout and negatives")
-    runs_dir: str = Field("runs", description="folder that holds the run directories")
+    runs_dir: str = Field("runs", description="folder or URI (s3://bucket/prefix) that holds the run directories")
     data: DataConfig = Field(description="from logs to a prepared data set")
     sequence: SequenceConfig = Field(SequenceConfig(), description="how events become windows")
     batch: BatchConfig = Field(BatchConfig(), description="what a step is made of")
@@ -242,6 +234,16 @@ class ExperimentConfig(Section):
     placement: PlacementConfig = Field(PlacementConfig(), description="which machines do what")
     faults: FaultsConfig = Field(FaultsConfig(), description="poisoned steps and hangs")
     tracking: TrackingConfig = Field(TrackingConfig(), description="metrics elsewhere")
+
+    @model_validator(mode="after")
+    def _places(self) -> "ExperimentConfig":
+        check_no_secrets("runs_dir", self.runs_dir)
+        if "://" in self.runs_dir and self.evaluation.validation == "background":
+            raise ValueError(
+                "evaluation.validation (background) needs a folder that its tasks share with the workers, and runs_dir "
+                f"is {self.runs_dir}; use evaluation.validation: inline, or a shared folder as runs_dir"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> "ExperimentConfig":

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from genrec.config_secrets import check_no_secrets
+
 
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, values are frozen, types are not guessed across kinds."""
@@ -162,7 +164,7 @@ class DataConfig(Section):
     """From logs to a prepared data set."""
 
     source: Source = Field(description="where the events come from")
-    prepared: str = Field(description="folder of the prepared data set; made by `genrec prepare`")
+    prepared: str = Field(description="folder or URI of the prepared data set; made by `genrec prepare`")
     split: Split = Field(LeaveOneOutSplit(), description="what is held out")
     min_user_events: int = Field(1, ge=1, description="users with fewer events are dropped (k-core, iterated)")
     min_item_events: int = Field(1, ge=1, description="items with fewer events are dropped (k-core, iterated)")
@@ -173,6 +175,11 @@ class DataConfig(Section):
     max_time: int | None = Field(None, description="events after this second are rejected; null is the year 9999")
     num_shards: int | None = Field(None, ge=1, le=65_536, description="sequence files; null picks by the log's size")
     item_vectors: ItemVectorsConfig | None = Field(None, description="vectors of the items' content; null is none")
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> "DataConfig":
+        check_no_secrets("prepared", self.prepared)
+        return self
 
     @model_validator(mode="after")
     def _vectors_of_one_log(self) -> "DataConfig":

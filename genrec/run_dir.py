@@ -17,7 +17,6 @@ runs/NAME/
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,10 @@ import yaml
 from genrec.config import ExperimentConfig, config_from_dict, load_config
 from genrec.config_errors import read_yaml
 from genrec.errors import DataError, RunError
+from genrec.log_lines import PLACE, LogFormat, formatter
+from genrec.storage import below, copy_folder, uri_of
+from genrec.stored_folder import StoredFolder
+from genrec.whole_file import write_atomically as write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,32 @@ class RunDir:
     """Paths inside one run directory. Creating the object touches nothing."""
 
     root: Path
+    uri: str | None = None
+    """Where the run is kept, when that is not `root`, which then is this machine's copy; `push` and `pull` do it."""
+
+    @property
+    def place(self) -> str:
+        """What another process needs to find the run: its URI, or its folder as a whole path."""
+        return self.uri or str(self.root.absolute())
+
+    def pull(self) -> None:
+        """Makes the copy what is stored, but for what has changed here; nothing to do for a folder."""
+        if self.uri is not None:
+            self._stored(self.uri).pull()
+
+    def push(self) -> None:
+        """Stores what has changed in the copy; nothing to do for a folder. Raises StorageError when that fails."""
+        if self.uri is not None:
+            self._stored(self.uri).push()
+
+    def delete_stored(self) -> None:
+        """Deletes the run and its copy, checkpoints left out; nothing to do for a folder."""
+        if self.uri is not None:
+            self._stored(self.uri).delete()
+
+    @staticmethod
+    def _stored(uri: str) -> StoredFolder:
+        return StoredFolder(uri, leave_out=["checkpoints", "failure.json", "failure.json.reserve"], changes=True)
 
     @property
     def config_path(self) -> Path:
@@ -97,12 +126,20 @@ class RunDir:
 
 def run_dir_of(config: ExperimentConfig) -> RunDir:
     """The run directory that a config names."""
-    return RunDir(Path(config.runs_dir) / config.name)
+    uri = uri_of(config.runs_dir)
+    return RunDir(Path(config.runs_dir) / config.name) if uri is None else run_dir_at(below(uri, config.name))
+
+
+def run_dir_at(place: str | Path) -> RunDir:
+    """The run directory at a path, or at a URI. Nothing is touched."""
+    uri = uri_of(place)
+    return RunDir(Path(place)) if uri is None else RunDir(copy_folder(uri), uri)
 
 
 def open_run(path: str | Path) -> tuple[RunDir, ExperimentConfig]:
-    """An existing run and its config; raises DataError when the folder is not a run."""
-    run = RunDir(Path(path))
+    """An existing run and its config, fetched first when it is at a URI; raises DataError when there is no run."""
+    run = run_dir_at(path)
+    run.pull()
     if not run.config_path.is_file():
         raise DataError(f"{path} is not a run directory (no config.yaml); give the folder that `genrec train` printed.")
     return run, load_config(run.config_path)
@@ -122,20 +159,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 break
             raise DataError(f"{path} line {number} is not JSON; restore the file or remove the line.") from error
     return records
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader sees the old text or the new one, never a part."""
-    draft = path.with_name(path.name + ".tmp")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    draft.replace(path)
 
 
 def config_differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
@@ -163,10 +186,11 @@ def load_saved_config(path: Path) -> ExperimentConfig:
     return config_from_dict(read_yaml(path), str(path))
 
 
-def log_to(path: Path) -> logging.Logger:
-    """What this process logs goes to the run's log.txt too."""
+def log_to(path: Path, log_format: LogFormat = "text") -> logging.Logger:
+    """What this process logs goes to the run's log.txt too, as text or as lines of JSON (log_lines.py)."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(formatter(log_format))
+    PLACE.run = path.parent.name
     log = logging.getLogger("genrec")
     log.setLevel(logging.INFO)
     log.addHandler(handler)

@@ -6,7 +6,6 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrec.cluster.mistakes import (
@@ -25,7 +24,8 @@ from genrec.cpu_op import compile_cpu_op
 from genrec.data.plan import PlanSpec, make_plan
 from genrec.data.ray_session import ensure_ray
 from genrec.errors import GenrecError, PreemptedError, RunError, StorageError
-from genrec.run_dir import RunDir, load_saved_config
+from genrec.log_lines import log_worker_to_stderr
+from genrec.run_dir import RunDir, load_saved_config, run_dir_at
 from genrec.training.checkpoint import read_info, resume_point
 from genrec.training.checkpoint_store import CheckpointStore, store_of
 from genrec.training.start import with_whole_paths
@@ -57,7 +57,7 @@ class Job:
     @property
     def run(self) -> RunDir:
         """The run directory."""
-        return RunDir(Path(self.run_root))
+        return run_dir_at(self.run_root)
 
     @property
     def store(self) -> CheckpointStore:
@@ -78,7 +78,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: 
     plan = make_plan(config)
     job = Job(
         config=with_whole_paths(config).model_dump(mode="json"),
-        run_root=str(run.root.absolute()),
+        run_root=run.place,
         end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps),
         started_at_s=started_at_s,
         profile=profile,
@@ -87,6 +87,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: 
     forget_problems(run.validations_path)
     with data_cpus_reserved(config, requester=f"data of {job.run_root}"):
         _fit_until_done(config, job, plan.spec)
+    run.pull()  # worker 0 may have been on another machine
     if config.evaluation.validation == "background":
         close_run(config_from_dict(job.config), job.run)
 
@@ -214,17 +215,20 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
     import ray.train
     import torch
 
+    from genrec.cluster.ray_metrics import RayMetrics
     from genrec.data.ray_stream import ray_tables, start_early
     from genrec.training.context import WorkerContext
     from genrec.training.worker import run as run_worker
 
     job: Job = loop_config["job"]
+    job.run.pull()
     failure = job.run.root / FAILURE_FILE
     if failure.is_file():
         return None  # a mistake that a restart cannot mend: end here, the driver reports it
     if (job.run.root / STORAGE_FILE).is_file():
         raise StorageError(message_of(job.run.root / STORAGE_FILE))
     config = config_from_dict(job.config)
+    log_worker_to_stderr(config.tracking.log_format)
     me = ray.train.get_context()
     use_gpu = bool(config.cluster.gpus_per_worker)
 
@@ -249,8 +253,11 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
                 started_at_s=job.started_at_s,
                 ask_cluster=lambda: ray.train.get_preemption_info() is not None,
                 profile=job.profile,
+                measure=RayMetrics(job.run.root.name, me.get_world_rank()),
             ),
         )
+        if me.get_world_rank() == 0:
+            job.run.push()
     except PreemptedError:
         return PREEMPTED  # an error would count as a failure
     except (GenrecError, OSError) as error:
@@ -261,9 +268,10 @@ def _worker(loop_config: dict[str, Any]) -> str | None:
 
 def worker_environment() -> dict[str, str]:
     """Settings of this process that workers need too. No credentials of storage: Ray logs and shows these."""
-    genrec = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TORCH_EXTENSIONS_DIR", "GENREC_DATA")
+    genrec = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "TORCH_EXTENSIONS_DIR", "GENREC_DATA", "GENREC_COPIES")
+    trust = ("GENREC_TRUST_CHECKPOINTS",)
     storage = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "GOOGLE_APPLICATION_CREDENTIALS")
-    return {name: os.environ[name] for name in (*genrec, *storage) if name in os.environ}
+    return {name: os.environ[name] for name in (*genrec, *trust, *storage) if name in os.environ}
 
 
 def _last_line(error: BaseException) -> str:

@@ -47,6 +47,7 @@ from genrec.data.quarantine import Quarantine, check_rejected_rows
 from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE, REJECTED_DIR, SEQUENCES_DIR, USERS_FILE, users_schema
 from genrec.data.sequence_files import load_superseded, locate_rows, superseded_path
 from genrec.data.sources import Log, list_files, open_log
+from genrec.data.stored_set import worked_on
 from genrec.data.vocabulary import items_table
 from genrec.errors import DataError
 
@@ -73,6 +74,11 @@ def append(config: DataConfig, progress: Progress | None = None) -> Appended:
     be appended under, more than `max_rejected_files` of the new files or `max_rejected_fraction` of their rows are bad,
     or the result could differ from preparing everything at once. The set then stays as it was.
     """
+    with worked_on(config) as here:
+        return _append(here, progress)
+
+
+def _append(config: DataConfig, progress: Progress | None) -> Appended:
     target = Path(config.prepared).absolute()
     restore(target)
     load_manifest(target)

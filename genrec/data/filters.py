@@ -70,7 +70,7 @@ def count_shard(task: CountTask) -> CountResult:
     events = load_shard(task.pieces, columns, integer_users=task.integer_users)
     stays = np.ones(len(events.users), dtype=np.bool_)
     if task.kept_items is not None:
-        stays = np.load(task.kept_items, mmap_mode="r")[events.items]
+        stays = np.load(task.kept_items, mmap_mode="r", allow_pickle=False)[events.items]
     in_time = before(events.times, task.train_until)
     user_stays = users_that_stay(events.users, stays, in_time, len(events.user_ids), task.min_user_events)
     stays &= user_stays[events.users]

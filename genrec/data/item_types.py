@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genrec.data.schema import ITEMS_FILE
+from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
 
 MAX_TYPES = 255  # a type is one byte, and 0 means none
@@ -17,7 +18,7 @@ MAX_TYPES = 255  # a type is one byte, and 0 means none
 
 def read_item_types(prepared: str | Path) -> npt.NDArray[np.uint8]:
     """Type code of every item of a prepared set, [num_items + 1]; raises DataError when it cannot be read."""
-    path = Path(prepared) / ITEMS_FILE
+    path = at_hand(prepared) / ITEMS_FILE
     try:
         return item_type_codes(pq.read_table(path, columns=["index", "type"]))
     except (OSError, pa.ArrowException) as error:

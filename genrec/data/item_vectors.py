@@ -22,6 +22,7 @@ from genrec.config import ExperimentConfig, ItemVectorsConfig
 from genrec.data.log_files import LogFile, find_files, unreadable
 from genrec.data.manifest import VectorFacts, file_digest
 from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE
+from genrec.data.stored_set import at_hand
 from genrec.errors import DataError
 
 BATCH_ROWS = 4_096
@@ -42,9 +43,10 @@ def vectors_for(config: ExperimentConfig, folder: str | Path) -> ItemVectors | N
     """
     if config.inputs.item_vectors is None:
         return None
-    path = Path(folder) / ITEM_VECTORS_FILE
+    folder = at_hand(folder)
+    path = folder / ITEM_VECTORS_FILE
     try:
-        items = pq.read_table(Path(folder) / ITEMS_FILE, columns=["index", "train_count"])
+        items = pq.read_table(folder / ITEMS_FILE, columns=["index", "train_count"])
         # Copy-on-write, because torch wants arrays that may be written; nothing is.
         vectors = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -64,7 +66,7 @@ def has_vector(prepared: str | Path) -> npt.NDArray[np.bool_] | None:
 
     Raises DataError when they cannot be read.
     """
-    path = Path(prepared) / ITEM_VECTORS_FILE
+    path = at_hand(prepared) / ITEM_VECTORS_FILE
     if not path.exists():
         return None
     try:

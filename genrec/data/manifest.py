@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from genrec.config import GlobalTimeSplit, Split
 from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE, MANIFEST_FILE, SEQUENCES_DIR, USERS_FILE
 from genrec.data.sequence_files import load_superseded, read_row_group, superseded_path
+from genrec.data.stored_set import at_hand
 from genrec.errors import DataError
 
 SCHEMA_VERSION = 1
@@ -34,7 +35,7 @@ class RowGroup(_Frozen):
 class SequenceFile(_Frozen):
     """One file of sequences; `path` is relative to the prepared folder."""
 
-    path: str
+    path: str = Field(pattern=r"^sequences/[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     num_bytes: int
     row_groups: tuple[RowGroup, ...] = Field(description="what counts of each row group: superseded rows do not")
     sha256: str = Field("", description="of the file's bytes; empty in sets of earlier versions")
@@ -142,9 +143,10 @@ def save_manifest(folder: str | Path, manifest: Manifest) -> None:
 
 def load_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder; raises DataError when there is none, or it does not fit its files."""
-    path = Path(folder) / MANIFEST_FILE
+    at, folder = folder, at_hand(folder)
+    path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise DataError(f"{folder} is not a prepared data set (no {MANIFEST_FILE}); run `genrec prepare CONFIG`.")
+        raise DataError(f"{at} is not a prepared data set (no {MANIFEST_FILE}); run `genrec prepare CONFIG`.")
     try:
         manifest = TypeAdapter(Manifest).validate_json(path.read_bytes())
     except ValidationError as error:

@@ -182,7 +182,7 @@ class MixtureJob:
 
 def copy_sequences(task: CopyTask) -> str:
     """Copies one sequence file, row group by row group, with the mixture's numbers; the name of the new file."""
-    items_map = np.load(task.items_map, mmap_mode="r")
+    items_map = np.load(task.items_map, mmap_mode="r", allow_pickle=False)
     actions_map = np.array(task.actions_map, dtype=np.uint8)
     schema = sequences_schema(values=task.values)
     with pq.ParquetWriter(str(task.path), schema, compression="zstd", use_dictionary=False) as writer:

@@ -10,7 +10,6 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from genrec.data.packing import IntArray, PackingRule, num_steps
 from genrec.data.schema import Role
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
+from genrec.data.stored_set import whole_place
 from genrec.data.target_actions import EVERY_TARGET, TargetRule, target_rule
 from genrec.data.windows import WindowRule, uniform_by_user, window_lengths
 from genrec.errors import ConfigError, DataError
@@ -263,10 +263,9 @@ def make_plan(config: ExperimentConfig) -> Plan:
     parts, packed_parts = batch.micro_batches_per_step, batch.packed_parts or batch.micro_batches_per_step
     _check_room(config, max(parts, packed_parts))
     rule = PackingRule(batch.tokens_per_step, packed_parts, steps_per_block)
-    folder = Path(config.data.prepared)
-    manifest = load_manifest(folder)
+    manifest = load_manifest(config.data.prepared)
     spec = PlanSpec(
-        folder=str(folder.absolute()),
+        folder=whole_place(config.data.prepared),
         content_hash=manifest.content_hash,
         split=manifest.split,
         seed=config.seed,
@@ -285,7 +284,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     groups = tuple(_read_users(spec, manifest))
     if not any(group.tokens.any() for group in groups):
         raise DataError(
-            f"{folder} has no user with two training events, so there is nothing to learn from; "
+            f"{config.data.prepared} has no user with two training events, so there is nothing to learn from; "
             "prepare a longer log or choose another data.split."
         )
     return Plan(spec, batch.chunk_tokens, groups, parts_of(manifest, sequence.mix), mixed=sequence.mix is not None)

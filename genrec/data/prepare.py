@@ -20,6 +20,7 @@ from genrec.data.prepared_folder import check_target, keep_only, publish, restor
 from genrec.data.saved_tasks import map_saved
 from genrec.data.schema import MANIFEST_FILE
 from genrec.data.sources import Log, open_log
+from genrec.data.stored_set import worked_on
 from genrec.errors import DataError
 
 Say = Callable[[str], None]
@@ -38,9 +39,14 @@ def ensure_prepared(config: DataConfig, progress: Progress | None = None, say: S
 
     Raises DataError when it was prepared with other settings. Nothing is started unless there is something to prepare.
     """
+    with worked_on(config) as here:
+        return _ensure_prepared(here, progress, say)
+
+
+def _ensure_prepared(config: DataConfig, progress: Progress | None, say: Say | None) -> Manifest:
     restore(Path(config.prepared).absolute())
     if not (Path(config.prepared) / MANIFEST_FILE).exists():
-        return prepare(config, progress=progress, say=say)
+        return _prepare(config, overwrite=False, progress=progress, say=say)
     manifest = load_manifest(config.prepared)
     differences = config_differences(manifest, config)
     if isinstance(config.source, MixtureSource) and not differences:
@@ -76,6 +82,11 @@ def prepare(
     (unless `overwrite`), when the log is missing, damaged or empty, when more than `max_rejected_fraction` of its rows
     are bad, or when the filters leave nothing. A set that existed then stays.
     """
+    with worked_on(config) as here:
+        return _prepare(here, overwrite=overwrite, progress=progress, say=say)
+
+
+def _prepare(config: DataConfig, *, overwrite: bool, progress: Progress | None, say: Say | None) -> Manifest:
     report = progress or (lambda phase, done, total: None)
     target = Path(config.prepared).absolute()  # tasks may run in another folder
     check_target(target, overwrite=overwrite)

@@ -156,7 +156,7 @@ def load_shard(
     for piece, row_of_user in zip(pieces, rows, strict=True):
         batch = pa.ipc.open_file(pa.memory_map(f"{piece.file}.events.arrow")).get_batch(piece.batch)
         users.append(row_of_user[batch["user"].to_numpy()])
-        items.append(np.load(f"{piece.file}.indices.npy", mmap_mode="r")[batch["item"].to_numpy()])
+        items.append(np.load(f"{piece.file}.indices.npy", mmap_mode="r", allow_pickle=False)[batch["item"].to_numpy()])
         if "time" in columns and "time" in batch.schema.names:
             times.append(batch["time"].to_numpy())
         if "action" in columns and "action" in batch.schema.names:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec.data.schema import sequences_schema
+from genrec.data.stored_set import at_hand
 from genrec.errors import DataError
 
 
@@ -23,7 +24,7 @@ def read_row_group(folder: str | Path, path: str, group: int, columns: Sequence[
     Raises DataError when the file is missing or damaged.
     """
     try:
-        with pq.ParquetFile(Path(folder) / path) as parquet:
+        with pq.ParquetFile(at_hand(folder) / path) as parquet:
             table = parquet.read_row_group(group, columns=list(columns))
             superseded = load_superseded(folder, path)
             if not len(superseded):
@@ -48,7 +49,7 @@ def locate_rows(folder: str | Path, path: str, columns: Sequence[str]) -> pa.Tab
     Raises DataError when the file is missing or damaged.
     """
     try:
-        with pq.ParquetFile(Path(folder) / path) as parquet:
+        with pq.ParquetFile(at_hand(folder) / path) as parquet:
             table = parquet.read(columns=list(columns))
             rows_per_group = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
     except (OSError, pa.ArrowException) as error:
@@ -83,7 +84,7 @@ def write_row_group(
 
 def superseded_path(folder: str | Path, path: str) -> Path:
     """Where the superseded rows of `FOLDER/path` are listed, when it has any."""
-    return (Path(folder) / path).with_suffix(".superseded.npy")
+    return (at_hand(folder) / path).with_suffix(".superseded.npy")
 
 
 def load_superseded(folder: str | Path, path: str) -> npt.NDArray[np.int64]:
@@ -92,7 +93,7 @@ def load_superseded(folder: str | Path, path: str) -> npt.NDArray[np.int64]:
     if not listed.exists():
         return np.zeros(0, dtype=np.int64)
     try:
-        rows: npt.NDArray[np.int64] = np.load(listed, mmap_mode="r")
+        rows: npt.NDArray[np.int64] = np.load(listed, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{listed} cannot be read: {error}; run `genrec prepare CONFIG --overwrite`.") from error
     return rows

@@ -70,7 +70,7 @@ def write_sequences(task: SequenceTask) -> SequenceResult | None:
     events = load_shard(
         task.pieces, ["time", "action", "value"], integer_users=task.integer_users, actions=task.actions
     )
-    items = np.load(task.item_indices, mmap_mode="r")[events.items]
+    items = np.load(task.item_indices, mmap_mode="r", allow_pickle=False)[events.items]
     stays = items > 0
     in_time = before(events.times, train_until(task.split))
     user_stays = users_that_stay(events.users, stays, in_time, len(events.user_ids), task.min_user_events)

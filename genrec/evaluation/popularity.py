@@ -12,6 +12,7 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE, Role
+from genrec.data.stored_set import at_hand
 from genrec.errors import DataError
 from genrec.evaluation.evaluate import EvaluationResult, finish
 from genrec.evaluation.metrics import RankSums
@@ -45,7 +46,7 @@ def evaluate_popularity(
 
 def train_counts(prepared: str | Path, num_items: int) -> npt.NDArray[np.int64]:
     """Training events of every item by item index, [num_items + 1]; index 0, padding, has none."""
-    path = Path(prepared) / ITEMS_FILE
+    path = at_hand(prepared) / ITEMS_FILE
     try:
         table = pq.read_table(path, columns=["index", "train_count"])
     except (OSError, pa.ArrowException) as error:

@@ -24,6 +24,7 @@ import torch
 from genrec.data.item_types import item_type_codes
 from genrec.data.item_vectors import has_vector
 from genrec.data.schema import ITEMS_FILE
+from genrec.data.stored_set import at_hand
 from genrec.errors import DataError
 from genrec.evaluation.rank_counts import metric_values, places_of, standard_errors
 from genrec.evaluation.workers import Workers
@@ -59,7 +60,7 @@ class ItemFacts:
 
 def read_item_facts(prepared: str | Path) -> ItemFacts:
     """The facts of a prepared set's items; raises DataError when its item table cannot be read."""
-    path = Path(prepared) / ITEMS_FILE
+    path = at_hand(prepared) / ITEMS_FILE
     try:
         table = pq.read_table(path, columns=["index", "train_count", "type"]).sort_by("index")
     except (OSError, pa.ArrowException) as error:

@@ -19,6 +19,7 @@ from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.ray_session import ensure_ray
 from genrec.data.schema import ITEMS_FILE, USERS_FILE
 from genrec.data.sequence_files import read_row_group
+from genrec.data.stored_set import at_hand, whole_place
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.evaluation.users import Histories, IntArray, histories_from_table
 from genrec.inference.recommender import Recommender, check_k, ids_by_index
@@ -56,7 +57,7 @@ def recommend_all(
     check_k(k, recommender.num_items)
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; choose another output folder or allow overwriting.")
-    prepared = Path(config.data.prepared).resolve()
+    prepared = at_hand(config.data.prepared).resolve()
     manifest = load_manifest(prepared)
     _check_same_items(prepared, recommender)
     if now is not None and now < manifest.time_range[1]:
@@ -76,7 +77,9 @@ def recommend_all(
             for group, described in enumerate(file.row_groups)
             if described.rows
         ]
-        rows = ray.data.from_items(groups).map_batches(_ReadGroup(prepared), batch_size=1, batch_format="pyarrow")
+        rows = ray.data.from_items(groups).map_batches(
+            _ReadGroup(whole_place(config.data.prepared)), batch_size=1, batch_format="pyarrow"
+        )
         rows = rows.map_batches(
             _TopK,
             fn_constructor_kwargs={"shared": [shared], **question},
@@ -100,7 +103,7 @@ def recommend_all(
 class _ReadGroup:
     """The map task before the model: the place of a row group in, its sequences out."""
 
-    def __init__(self, prepared: Path) -> None:
+    def __init__(self, prepared: str) -> None:
         self.prepared = prepared
         self.__name__ = "sequences"
 

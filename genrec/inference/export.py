@@ -31,7 +31,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.item_vectors import ItemVectors, vectors_for
 from genrec.data.schema import ITEM_VECTORS_FILE, ITEMS_FILE
 from genrec.errors import ConfigError, DataError, RunError
-from genrec.run_dir import RunDir, load_saved_config
+from genrec.run_dir import load_saved_config, run_dir_at
 from genrec.semantic.ids import SemanticIds, load_semantic_ids
 
 MODEL_FILE = "model.safetensors"
@@ -102,7 +102,11 @@ def write_export(
 
 def find_export(path: str | Path) -> Path:
     """The export folder that `path` means: itself, or the one inside a run directory."""
-    return Path(path) if (Path(path) / INFO_FILE).is_file() else RunDir(Path(path)).export_path
+    if (Path(path) / INFO_FILE).is_file():
+        return Path(path)
+    run = run_dir_at(path)
+    run.pull()
+    return run.export_path
 
 
 def read_export(folder: str | Path) -> Export:

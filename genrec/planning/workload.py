@@ -1,8 +1,6 @@
 """What a step is made of, from the prepared set: the micro-batches of its first chunk, for any number of parts."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +10,7 @@ from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.packing import PackingRule, num_steps, pack, window_cost
 from genrec.data.plan import make_plan
 from genrec.data.schema import MANIFEST_FILE
+from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
 from genrec.semantic.run_map import semantic_ids_for
 
@@ -100,7 +99,7 @@ class Windows:
 
 def read_windows(config: ExperimentConfig, *, repeats: bool = False) -> Windows:
     """The windows of a config's prepared set; DataError says how to prepare it where that has not been done."""
-    folder = Path(os.path.expandvars(config.data.prepared))
+    folder = at_hand(config.data.prepared)
     if not (folder / MANIFEST_FILE).is_file():
         raise DataError(
             f"The plan reads the lengths of {folder}, which is not prepared; run `genrec prepare` with the same config "

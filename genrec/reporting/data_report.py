@@ -7,6 +7,7 @@ from typing import Any
 
 from genrec.config import ExperimentConfig, config_from_dict, load_config
 from genrec.data.manifest import Manifest, load_manifest
+from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
 from genrec.overrides import apply_overrides
 from genrec.reporting import data_sections, tables
@@ -81,7 +82,7 @@ def inspect_data(config: ExperimentConfig) -> DataFacts:
     Raises DataError when the set is not there or is damaged. A plan that cannot be made is a sentence in the facts: the
     set may be just what is looked for.
     """
-    folder = Path(config.data.prepared)
+    folder = at_hand(config.data.prepared)
     manifest = load_manifest(folder)
     lengths = count_lengths(folder, manifest)
     popularity, item_types = count_items(folder)

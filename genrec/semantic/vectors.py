@@ -28,6 +28,7 @@ from genrec.config import (
 from genrec.data.log_files import expand_path
 from genrec.data.manifest import file_digest
 from genrec.data.schema import ITEM_VECTORS_FILE
+from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
 from genrec.inference.export import MODEL_FILE, find_export, read_export
 from genrec.semantic.text_encoder import EncodedTexts
@@ -117,7 +118,7 @@ def open_vectors(
 
     Raises DataError when it cannot be read, or gives vectors of another space than `state`.
     """
-    prepared, vectors = Path(config.data.prepared), wanted.vectors
+    prepared, vectors = at_hand(config.data.prepared), wanted.vectors
     source: VectorSource
     if isinstance(vectors, TfidfVectors):
         source = _words(vectors, prepared, config.seed, state)

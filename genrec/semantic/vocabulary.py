@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from genrec.config import ExperimentConfig
 from genrec.data.schema import ITEMS_FILE
+from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
 from genrec.semantic.ids import SemanticIds, load_semantic_ids
 
@@ -19,7 +20,7 @@ def read_items(folder: str | Path, columns: tuple[str, ...] = ("item",)) -> pa.T
 
     Raises DataError when it cannot be read.
     """
-    path = Path(folder) / ITEMS_FILE
+    path = at_hand(folder) / ITEMS_FILE
     try:
         table = pq.read_table(path, columns=["index", *columns])
     except (OSError, pa.ArrowException) as error:

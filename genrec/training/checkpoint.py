@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from genrec.config import ExperimentConfig
 from genrec.errors import RunError
+from genrec.storage import stays_inside
 from genrec.training.checkpoint_store import CheckpointStore, describe_stream
 from genrec.training.state import TrainState
 from genrec.training.validations import Validated, protocol_of
@@ -113,10 +114,12 @@ def _info(content: bytes) -> CheckpointInfo:
 
 
 def listed_files(store: CheckpointStore, name: str) -> dict[str, dict[str, Any]]:
-    """Sizes and SHA-256 of the files of all workers, as their lists have them."""
+    """Sizes and SHA-256 of the files of all workers, as their lists have them; ValueError when one is elsewhere."""
     files: dict[str, dict[str, Any]] = {}
     for rank in range(read_info(store, name).workers):
         files |= json.loads(store.read(name, list_name(rank)))
+    if outside := [file for file in files if not stays_inside(file)]:
+        raise ValueError(f"a list names {outside[0]!r}, outside of the checkpoint")
     return files
 
 

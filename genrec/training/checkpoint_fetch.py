@@ -16,6 +16,7 @@ from pathlib import Path
 
 from genrec.errors import RunError
 from genrec.file_lock import locked
+from genrec.storage import own_folder
 from genrec.training.checkpoint import WRONG_DIGEST, by_digest, by_size, list_name, listed_files, read_info
 from genrec.training.checkpoint_store import CheckpointStore
 
@@ -47,8 +48,10 @@ def fetch(store: CheckpointStore, name: str) -> Path:
     copies = _copies(store)
     target = copies / f"{name}-{hashlib.sha256(lists.encode()).hexdigest()[:12]}"
     with locked(copies.with_suffix(".lock"), "downloading a checkpoint"):
+        own_folder(copies)
         if not (target / _DONE).is_file():
             shutil.rmtree(copies, ignore_errors=True)  # what a killed process left
+            own_folder(copies)
             download(store, name, target)
             (target / _DONE).touch()
     return target

@@ -11,19 +11,21 @@ too. Credentials come from the environment of each machine, never from the URI.
 import hashlib
 import posixpath
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
-import pyarrow as pa
 from pyarrow import fs
 
 from genrec.config import ExperimentConfig
-from genrec.errors import StorageError, full_disk
+from genrec.errors import StorageError
 from genrec.run_dir import RunDir
+from genrec.storage import ATTEMPTS, asking
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"^step_(\d{8,})$")
 _CHUNK_BYTES = 8 * 2**20
@@ -59,8 +61,7 @@ class CheckpointStore:
             return self._filesystem, posixpath.join(self._location, self._subfolder).rstrip("/")
         if self.local_folder is not None:
             return fs.LocalFileSystem(), str(self.local_folder.absolute())
-        with self._asking("opened"):
-            filesystem, root = fs.FileSystem.from_uri(self._location)
+        filesystem, root = self._ask("opened", lambda: fs.FileSystem.from_uri(self._location))
         return filesystem, posixpath.join(root, self._subfolder).rstrip("/")
 
     @property
@@ -80,8 +81,7 @@ class CheckpointStore:
     def names(self) -> list[str]:
         """Names of the checkpoints, oldest first, whether they count or not."""
         selector = fs.FileSelector(self.root, allow_not_found=True)
-        with self._asking("listed"):
-            infos = self.filesystem.get_file_info(selector)
+        infos = self._ask("listed", lambda: self.filesystem.get_file_info(selector))
         found = [
             (int(match[1]), match[0]) for info in infos if not info.is_file and (match := _NAME.match(info.base_name))
         ]
@@ -90,85 +90,92 @@ class CheckpointStore:
     def sizes(self, name: str) -> dict[str, int]:
         """Bytes of every file of a checkpoint; empty when there is none."""
         selector = fs.FileSelector(self.path(name), allow_not_found=True, recursive=True)
-        with self._asking("listed"):
-            infos = self.filesystem.get_file_info(selector)
+        infos = self._ask("listed", lambda: self.filesystem.get_file_info(selector))
         return {posixpath.relpath(info.path, self.path(name)): info.size for info in infos if info.is_file}
 
     def read(self, name: str, file: str) -> bytes:
         """The content of a small file."""
-        with self._asking("read"), self.filesystem.open_input_stream(self.path(name, file), compression=None) as stream:
-            content: bytes = stream.read()
-        return content
+
+        def read() -> bytes:
+            with self.filesystem.open_input_stream(self.path(name, file), compression=None) as stream:
+                content: bytes = stream.read()
+            return content
+
+        return self._ask("read", read)
 
     def describe(self, name: str, file: str, copy: Path | None = None) -> dict[str, Any]:
         """`describe_stream` of a file, which is read through once; `copy` is written on the way."""
-        with (
-            self._asking("read"),
-            self.filesystem.open_input_stream(self.path(name, file), compression=None) as stream,
-        ):
-            if copy is None:
-                return describe_stream(stream)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            with copy.open("wb") as target:
-                return describe_stream(stream, target)
+
+        def describe() -> dict[str, Any]:
+            with self.filesystem.open_input_stream(self.path(name, file), compression=None) as stream:
+                if copy is None:
+                    return describe_stream(stream)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                with copy.open("wb") as target:
+                    return describe_stream(stream, target)
+
+        return self._ask("read", describe)
 
     def write(self, name: str, file: str, content: bytes) -> None:
         """Writes a small file."""
-        with self._asking("written"):
+
+        def write() -> None:
             self.filesystem.create_dir(self.path(name), recursive=True)
             with self.filesystem.open_output_stream(self.path(name, file), compression=None) as stream:
                 stream.write(content)
 
+        self._ask("written", write)
+
     def upload(self, folder: Path, name: str) -> None:
         """Copies the files of a local folder into a checkpoint, in any order."""
+
+        def copy() -> None:
+            self.filesystem.create_dir(self.path(name), recursive=True)
+            fs.copy_files(
+                str(folder),
+                self.path(name),
+                source_filesystem=fs.LocalFileSystem(),
+                destination_filesystem=self.filesystem,
+                chunk_size=_COPY_CHUNK_BYTES,
+                use_threads=False,  # uploads to S3 with threads can deadlock: apache/arrow#32372
+            )
+
         try:
-            with self._asking("written"):
-                self.filesystem.create_dir(self.path(name), recursive=True)
-                fs.copy_files(
-                    str(folder),
-                    self.path(name),
-                    source_filesystem=fs.LocalFileSystem(),
-                    destination_filesystem=self.filesystem,
-                    chunk_size=_COPY_CHUNK_BYTES,
-                    use_threads=False,  # uploads to S3 with threads can deadlock: apache/arrow#32372
-                )
+            self._ask("written", copy)
         except FileNotFoundError as error:
             raise StorageError(f"{folder} went away while it was uploaded to {self} ({error}); start again.") from error
 
     def delete(self, name: str, first: str) -> None:
         """Deletes a checkpoint, the file `first` before all others; what is not there is no error."""
-        with self._asking("deleted from"):
-            if self.filesystem.get_file_info(self.path(name, first)).is_file:
-                self.filesystem.delete_file(self.path(name, first))
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                if self.filesystem.get_file_info(self.path(name, first)).is_file:
+                    self.filesystem.delete_file(self.path(name, first))
             with suppress(FileNotFoundError):
                 self.filesystem.delete_dir(self.path(name))
 
+        self._ask("deleted from", delete)
+
     def delete_file(self, file: str) -> None:
         """Deletes a file beside the checkpoints; one that is not there is no error."""
-        with self._asking("deleted from"):
-            if self.filesystem.get_file_info(self.path(file)).is_file:
-                self.filesystem.delete_file(self.path(file))
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                if self.filesystem.get_file_info(self.path(file)).is_file:
+                    self.filesystem.delete_file(self.path(file))
+
+        self._ask("deleted from", delete)
 
     def check_writable(self) -> None:
         """Writes a small file and deletes it, so that a run does not find out at its first checkpoint."""
         self.write("", "writable", b"")
         self.delete_file("writable")
 
-    @contextmanager
-    def _asking(self, done: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except (OSError, pa.ArrowException) as error:
-            full = full_disk(error) if isinstance(error, OSError) else None
-            if full is not None:
-                raise full from error
-            raise StorageError(
-                f"The checkpoint storage {self} could not be {done} ({' '.join(str(error).split())}); check that it "
-                "is reachable from every machine, and the credentials there, then run the same command to go on from "
-                "the last checkpoint."
-            ) from error
+    def _ask(self, done: str, ask: Callable[[], T]) -> T:
+        at_uri = self._filesystem is None and self.local_folder is None
+        whence = " from the last checkpoint"
+        return asking(f"checkpoint storage {self}", done, ask, attempts=ATTEMPTS if at_uri else 1, whence=whence)
 
 
 def store_of(config: ExperimentConfig, run: RunDir) -> CheckpointStore:
@@ -179,7 +186,7 @@ def store_of(config: ExperimentConfig, run: RunDir) -> CheckpointStore:
 def store_in(checkpoint_dir: str | None, run: RunDir) -> CheckpointStore:
     """`store_of` for a process that knows no more of the config than this."""
     if checkpoint_dir is None:
-        return CheckpointStore(run.checkpoints_path)
+        return CheckpointStore(run.checkpoints_path) if run.uri is None else CheckpointStore(run.uri, "checkpoints")
     return CheckpointStore(checkpoint_dir, run.root.name)
 
 

@@ -20,6 +20,7 @@ from genrec.data.item_types import item_type_codes
 from genrec.data.item_vectors import ItemVectors, vectors_for
 from genrec.data.manifest import load_manifest
 from genrec.data.schema import ITEMS_FILE
+from genrec.data.stored_set import at_hand
 from genrec.errors import DataError, GenrecError
 from genrec.inference.export import INFO_FILE, read_export, write_export
 from genrec.models.base import SequenceModel
@@ -122,7 +123,7 @@ def _items_of(info: CheckpointInfo, run: RunDir, config: ExperimentConfig) -> tu
     try:
         manifest = load_manifest(config.data.prepared)
         if manifest.content_hash == info.content_hash:
-            return Path(config.data.prepared) / ITEMS_FILE, list(manifest.actions)
+            return at_hand(config.data.prepared) / ITEMS_FILE, list(manifest.actions)
     except GenrecError:
         pass  # gone; the run's own export has a copy
     try:

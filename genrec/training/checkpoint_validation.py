@@ -22,6 +22,7 @@ from genrec.data.item_types import read_item_types
 from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import ITEMS_FILE
+from genrec.data.stored_set import at_hand
 from genrec.errors import RunError
 from genrec.evaluation.evaluate import evaluate
 from genrec.inference.export import write_export
@@ -134,7 +135,7 @@ def _publish(measured: _Measured, run: RunDir) -> Validated:
         if best_of([*others, result], result.protocol, before)[1] == result.step:
             weights = {name: value.detach().float().cpu() for name, value in model.state_dict().items()}
             said = export_info(info.state, config.evaluation.metric, manifest.content_hash, manifest.actions)
-            items_path = Path(config.data.prepared) / ITEMS_FILE
+            items_path = at_hand(config.data.prepared) / ITEMS_FILE
             write_export(run.export_path, weights, config, items_path, said, model.semantic_ids)
         write_result(run.validations_path, result)  # after the export: a kill between the two validates once more
     return result

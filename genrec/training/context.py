@@ -1,6 +1,6 @@
 """What a launcher gives a worker: who it is, where its data comes from, and where its checkpoints go."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,9 @@ class WorkerContext:
     """Whether the cluster is about to take a machine away; all workers ask together."""
     profile: bool = False
     """Whether some of the first steps are measured (training/profile.py)."""
+    measure: Callable[[Mapping[str, float]], None] | None = None
+    """Takes what this worker measures with every metric line: `step`, `steps` since the last one, `loss`,
+    `events_per_s`, `data_wait_fraction`."""
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """The sum of `values` over all workers."""

@@ -22,7 +22,14 @@ from genrec.errors import ConfigError, RunError
 from genrec.models.base import LossSum, SequenceModel
 from genrec.training.clock import StepClock, time_collectives
 from genrec.training.optim import MixedOptimizer, apply_settings, build_optimizer, set_learning_rate
-from genrec.training.universal import UniversalState, fill_module, fill_optimizer, fill_zero_1_2, fill_zero_3
+from genrec.training.universal import (
+    UniversalState,
+    fill_module,
+    fill_optimizer,
+    fill_zero_1_2,
+    fill_zero_3,
+    only_weights,
+)
 from genrec.training.weight_average import WeightAverage
 
 TAG = "engine"
@@ -275,7 +282,8 @@ class DeepSpeedEngine:
 
     def load(self, folder: Path) -> None:
         """See `Engine`. DeepSpeed answers a missing file with None and a warning; here it is an error."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
+        with only_weights():
+            path, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
         if path is None:
             raise RunError(f"DeepSpeed found no checkpoint in {folder}; delete that folder to use the one before it.")
         apply_settings(self._optimizer, self._settings)

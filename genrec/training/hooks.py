@@ -62,6 +62,16 @@ class LogHook:
         mine = [meter.loss_sum, meter.wait_s, *meter.tasks.values()]  # the same tasks on every worker
         sums = self.context.all_reduce(torch.tensor(mine, dtype=torch.float64))
         norm = self.engine.gradient_norm()
+        if self.context.measure is not None and meter.num_targets:
+            self.context.measure(
+                {
+                    "step": state.step,
+                    "loss": float(sums[0]) / meter.weight,
+                    "events_per_s": meter.num_targets / seconds,
+                    "data_wait_fraction": meter.wait_s / seconds,
+                    "steps": meter.num_steps,
+                }
+            )
         if self.tracker is not None and meter.num_targets:  # 0 where every update was left out
             self.tracker.log(
                 {
@@ -165,6 +175,8 @@ class CheckpointHook:
 
     def _upload_files(self, folder: Path, name: str) -> None:
         self._prune()  # all workers have waited for the checkpoint before, so it is complete
+        if self.context.rank == 0:
+            self.context.run.push()  # before it counts: metrics and export of the steps that it makes final
         upload_checkpoint(self.context.store, folder, name, self.context.rank)
 
     def _prune(self) -> None:

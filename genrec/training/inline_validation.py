@@ -5,11 +5,11 @@ the optimizer keeps one.
 """
 
 import time
-from pathlib import Path
 
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE
+from genrec.data.stored_set import at_hand
 from genrec.evaluation.evaluate import EvaluationResult, evaluate
 from genrec.inference.export import write_export
 from genrec.training.background_validation import BackgroundValidationHook, validation_is_due
@@ -129,7 +129,7 @@ def export_model(
         context.run.export_path,
         dict(weights),
         config,
-        Path(config.data.prepared) / ITEMS_FILE,
+        at_hand(config.data.prepared) / ITEMS_FILE,
         export_info(state, config.evaluation.metric, manifest.content_hash, manifest.actions),
         engine.model.semantic_ids,
     )

@@ -50,6 +50,8 @@ def run_work(work: Work, config: ExperimentConfig, run: RunDir, started_at_s: fl
     device = pick_device(config, int(os.environ.get("LOCAL_RANK", "0")))
     # Meeting the other workers comes first: rank 0 has then prepared the data and opened the run directory.
     started_group = _start_process_group(config, device, rank, workers)
+    if rank:
+        run.pull()
     config = load_saved_config(run.config_path)
     plan = make_plan(config)
     end_step = plan.num_steps(config.train.max_epochs, config.train.max_steps)

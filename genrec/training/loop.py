@@ -9,6 +9,7 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.batch import Batch, MicroBatchId
 from genrec.data.stream import Place
+from genrec.log_lines import PLACE
 from genrec.training.engine import Engine
 from genrec.training.meters import StepMeter
 from genrec.training.optim import learning_rate
@@ -69,6 +70,7 @@ def train(
         tasks.clear()
         meter.num_steps += 1
         state.step += 1
+        PLACE.step = state.step
         state.epochs_done, state.ends_epoch = place.epochs_done, place.ends_epoch
         state.elapsed_s = resumed_elapsed_s + time.perf_counter() - started_at
         clock.switch("hooks")

@@ -48,6 +48,7 @@ def open_run_directory(
     step, and the engine that `engine.name: auto` has picked, now or when the run began.
     """
     run = run_dir_of(config)
+    run.pull()
     store = store_of(config, run)
     if fresh:
         _delete(run, store)
@@ -65,11 +66,12 @@ def open_run_directory(
         config = _adopt(config, store, newest, allow_change)
     run.create(config)
     write_atomically(run.environment_path, json.dumps(environment(), indent=1))
+    run.push()
     if config.train.checkpoint_dir is not None:
         store.check_writable()
     if newest is not None:
         _check_codes(config, store, newest)
-        say(f"Resuming {run.root} from {newest}.")
+        say(f"Resuming {run.uri or run.root} from {newest}.")
     elif config.train.start_from is not None:
         _say_start(config, say)
     return run
@@ -133,6 +135,7 @@ def _delete(run: RunDir, store: CheckpointStore) -> None:
     for each in stores:
         for name in each.names():
             each.delete(name, first=STATE_FILE)
+    run.delete_stored()
     if run.root.exists():
         shutil.rmtree(run.root)
 

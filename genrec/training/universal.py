@@ -8,11 +8,14 @@ takes its own part of every tensor, one weight at a time, so no worker ever hold
 import contextlib
 import hashlib
 import io
+import os
+import pickle
+import re
 import shutil
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,10 @@ from genrec.file_lock import locked
 KEYS = ("fp32", "exp_avg", "exp_avg_sq")
 """The master weight, and AdamW's moments."""
 
+TRUST_VARIABLE = "GENREC_TRUST_CHECKPOINTS"
+"""Environment variable: 1 reads all that DeepSpeed's files hold, code included."""
+
+_FORCE_VARIABLE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load then is, whatever its caller says
 _DONE = "done"
 
 
@@ -65,6 +72,39 @@ class UniversalState:
                 "changed: start over with --fresh."
             )
         return value.reshape(shape)
+
+
+@contextlib.contextmanager
+def only_weights() -> Iterator[None]:
+    """DeepSpeed reads its files in here: tensors, plain values and the classes that it writes, and nothing else.
+
+    Its own loads would run what somebody has hidden in a pickle. Raises RunError, naming what it was, when a file holds
+    another object. With `TRUST_VARIABLE` set to 1, files are read as DeepSpeed does.
+    """
+    if os.environ.get(TRUST_VARIABLE) == "1":
+        yield
+        return
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    before = os.environ.get(_FORCE_VARIABLE)
+    os.environ[_FORCE_VARIABLE] = "1"
+    try:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            yield
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = named[1] if named else "an object that is neither"
+        raise RunError(
+            f"A file of the checkpoint holds more than weights and settings ({what}), which may run code when it is "
+            f"read; use another checkpoint, or set {TRUST_VARIABLE}=1 if you trust those who wrote this one."
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[_FORCE_VARIABLE]
+        else:
+            os.environ[_FORCE_VARIABLE] = before
 
 
 def universal_state(
@@ -187,12 +227,13 @@ def _from_shards(folder: Path, target: Path) -> None:
         inject_missing_state=True,
     )
     quiet = io.StringIO()  # it prints every phase and draws bars
-    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+    with only_weights(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         main(arguments)
 
 
 def _from_stage_0(folder: Path, target: Path) -> None:
-    saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False, mmap=True)
+    with only_weights():
+        saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(saved.get("optimizer"), dict) or "state" not in saved["optimizer"]:
         raise RunError(
             f"{folder} holds no plain optimizer state (ZeRO 0 with bf16), so it can only go on with ZeRO 0 and the "

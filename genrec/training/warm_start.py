@@ -6,7 +6,6 @@ in number and shape. The optimizer starts anew.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from torch import Tensor
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE
+from genrec.data.stored_set import at_hand
 from genrec.errors import DataError, RunError
 from genrec.inference.export import Export, find_export, read_export
 from genrec.inference.recommender import ids_by_index
@@ -127,7 +127,7 @@ def _check_weight(name: str, weight: Tensor, given: Tensor, *, is_table: bool) -
 
 def _tables(config: ExperimentConfig, export: Export, manifest: Manifest) -> dict[str, _Rows]:
     """The weights whose rows go by names, each with its rows."""
-    items = pq.read_table(Path(config.data.prepared) / ITEMS_FILE)
+    items = pq.read_table(at_hand(config.data.prepared) / ITEMS_FILE)
     tables = {ITEM_TABLE: _match(ids_by_index(export.items), ids_by_index(items))}
     _check_codes(config, export, tables[ITEM_TABLE], items.num_rows)
     if not len(tables[ITEM_TABLE].here) - 1:
@@ -195,5 +195,5 @@ def _action_names(config: ExperimentConfig, export: Export) -> pa.Array:
 
 def _summary(config: ExperimentConfig, export: Export, tables: dict[str, _Rows]) -> WarmStart:
     here = tables[ITEM_TABLE].here
-    num_items = pq.read_metadata(Path(config.data.prepared) / ITEMS_FILE).num_rows
+    num_items = pq.read_metadata(at_hand(config.data.prepared) / ITEMS_FILE).num_rows
     return WarmStart(str(config.train.start_from), export.info["step"], len(here) - 1, num_items)

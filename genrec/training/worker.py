@@ -17,8 +17,10 @@ from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import Place, worker_batches
 from genrec.data.target_actions import target_rule
+from genrec.errors import StorageError
 from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
+from genrec.log_lines import PLACE
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.semantic.run_map import semantic_ids_for
@@ -42,6 +44,7 @@ from genrec.training.window_log import WindowLogHook
 def run(config: ExperimentConfig, context: WorkerContext) -> None:
     """Trains (or goes on training) the run of `context`, then tests its best model; every worker calls it alike."""
     phases = {"process": time.time() - context.started_at_s}
+    PLACE.run, PLACE.rank = context.run.root.name, context.rank
     set_threads(config, context.workers)
     manifest = load_manifest(config.data.prepared)
     model = new_model(config, manifest)
@@ -65,6 +68,7 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
             tracker.close()
     if config.evaluation.validation == "background":
         return  # the last ones still run; the driver goes on when they are done (cluster/validation.py)
+    _share_export(context)
     evaluate_run(
         context.run,
         config.evaluated_roles,
@@ -73,6 +77,22 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
         all_reduce=context.all_reduce,
         device=context.device,
     )
+
+
+def _share_export(context: WorkerContext) -> None:
+    """Lets workers of all machines read the export that worker 0 has written, where the run is kept at a URI."""
+    if context.run.uri is None:
+        return
+    problem: StorageError | None = None
+    if context.rank == 0:
+        try:
+            context.run.push()
+        except StorageError as error:
+            problem = error
+    failed = context.all_reduce(torch.tensor([float(problem is not None)], dtype=torch.float64))
+    if failed.item():
+        raise problem or StorageError(f"Worker 0 could not store {context.run.uri}; its own message says why.")
+    context.run.pull()
 
 
 def new_model(config: ExperimentConfig, manifest: Manifest) -> SequenceModel:

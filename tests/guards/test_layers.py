@@ -13,7 +13,16 @@ from source_tree import ROOT, imports_of, module_of, package_files, tree_of, whe
 # A package stands for its modules; the longest name that fits counts.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.errors", "genrec.overrides"),
-    ("genrec.config_errors", "genrec.config_workers", "genrec.cpu_op", "genrec.doctor", "genrec.file_lock"),
+    (
+        "genrec.config_errors",
+        "genrec.config_secrets",
+        "genrec.config_workers",
+        "genrec.cpu_op",
+        "genrec.doctor",
+        "genrec.file_lock",
+        "genrec.log_lines",
+        "genrec.whole_file",
+    ),
     (
         "genrec.config",
         "genrec.config_cluster",
@@ -28,6 +37,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "genrec.run_dir",
+        "genrec.storage",
+        "genrec.stored_folder",
         "genrec.data",
         "genrec.evaluation.metrics",
         "genrec.evaluation.rank_counts",

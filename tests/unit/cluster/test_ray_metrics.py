@@ -1,0 +1,69 @@
+"""Workers' measurements become Ray's metrics, and the dashboard asks for those that there are."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from genrec.cluster import ray_metrics
+from genrec.cluster.ray_metrics import COUNTERS, GAUGES, TAGS, RayMetrics, exported_names
+
+DASHBOARD = Path(__file__).parents[3] / "launch" / "monitoring" / "genrec_dashboard.json"
+LINE = {"step": 20, "steps": 10, "loss": 6.5, "events_per_s": 9e4, "data_wait_fraction": 0.01}
+
+
+class Recorded:
+    """In the place of Ray's Gauge and Counter: keeps what it is told."""
+
+    told: ClassVar[list[tuple[str, float, dict[str, str]]]] = []
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+        assert description and tag_keys == TAGS
+        self.name = name
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        self.told.append((self.name, value, tags))
+
+    inc = set
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    monkeypatch.setattr(ray_metrics, "Gauge", Recorded)
+    monkeypatch.setattr(ray_metrics, "Counter", Recorded)
+    monkeypatch.setattr(Recorded, "told", [])
+    return Recorded.told
+
+
+def test_a_line_sets_every_metric_with_run_and_rank(told: list[Any]) -> None:
+    RayMetrics("walk", 3)(LINE)
+    assert {name: value for name, value, _ in told} == {
+        "genrec_step": 20,
+        "genrec_steps": 10,
+        "genrec_loss": 6.5,
+        "genrec_events_per_s": 9e4,
+        "genrec_data_wait_fraction": 0.01,
+    }
+    assert all(tags == {"run": "walk", "rank": "3"} for _, _, tags in told)
+
+
+def test_the_metrics_are_those_of_a_line() -> None:
+    assert {*GAUGES, *COUNTERS} == LINE.keys()
+
+
+def test_the_dashboard_asks_for_what_is_exported() -> None:
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked = {name for text in expressions for name in re.findall(r"\b(?:ray_)?genrec_\w+", text)}
+    assert asked == set(exported_names())
+    labels = {
+        label
+        for text in expressions
+        for label in re.findall(r"by \((\w+)\)|\{(\w+)=", text)
+        for label in label
+        if label
+    }
+    assert labels <= set(TAGS)
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
