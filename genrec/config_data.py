@@ -179,6 +179,9 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _no_secrets(self) -> "DataConfig":
         check_no_secrets("prepared", self.prepared)
+        for name in ("path", "items_path", "url"):
+            check_no_secrets(f"source.{name}", getattr(self.source, name, None))
+        check_no_secrets("item_vectors.path", None if self.item_vectors is None else self.item_vectors.path)
         return self
 
     @model_validator(mode="after")

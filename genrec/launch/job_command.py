@@ -60,7 +60,7 @@ def _on_storage(config: ExperimentConfig, storage: str | None) -> Iterator[str]:
     if config.train.checkpoint_dir is not None and not urlsplit(config.train.checkpoint_dir).scheme:
         places["train.checkpoint_dir"] = config.train.checkpoint_dir
     for setting, value in places.items():
-        if not Path(str(value)).is_absolute():
+        if not Path(str(value)).is_absolute() and not urlsplit(str(value)).scheme:
             yield f"{setting}={_below(storage, str(value), setting)}"
 
 

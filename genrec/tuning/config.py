@@ -123,7 +123,7 @@ class SweepConfig(Section):
     """One sweep."""
 
     name: str = Field(pattern=RUN_NAME_PATTERN, description="sweep name: letters, digits, dot, dash and underscore")
-    sweeps_dir: str = Field("sweeps", description="folder that holds the sweeps' folders")
+    sweeps_dir: str = Field("sweeps", pattern=r"^[^:]+$", description="folder that holds the sweeps' folders; no URI")
     base: str = Field(description="config that trials change, relative to the sweep file")
     fixed: dict[str, Any] = Field({}, description="setting -> value for all trials")
     space: dict[str, Domain] = Field(min_length=1, description="setting -> the values to try")

@@ -112,7 +112,13 @@ def ray_head(metrics_port: int) -> Iterator[str]:
         "--num-cpus=3",
     ]
     command += [f"--metrics-export-port={metrics_port}", "--include-dashboard=false", "--disable-usage-stats"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "RAY_metrics_report_interval_ms": "1000"},
+        start_new_session=True,
+    )
 
     def answers() -> bool:
         with socket() as probe:
@@ -152,7 +158,7 @@ def test_ray_trains_and_recommends_from_s3_and_exports_its_metrics(
     with ray_head(metrics_port) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
         with start(
-            project, "train", "walk.yaml", *PLACES, "train.max_epochs=40", "train.evaluate_every_epochs=20"
+            project, "train", "walk.yaml", *PLACES, "train.max_epochs=12", "train.evaluate_every_epochs=20"
         ) as train:
             wait_until(lambda: set(exported_names()) <= measured(metrics_port).keys(), train, timeout_s=LONG_S)
             labels = measured(metrics_port)
