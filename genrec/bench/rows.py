@@ -78,6 +78,7 @@ def _utilisation(config: ExperimentConfig, readings: Sequence[dict[str, Any]]) -
 
 def _flops(config: ExperimentConfig, manifest: Manifest, lengths: list[int]) -> float:
     from genrec.planning.flops import step_flops
+    from genrec.planning.workload import Catalogue
 
     vectors = manifest.item_vectors
     return step_flops(
@@ -86,6 +87,7 @@ def _flops(config: ExperimentConfig, manifest: Manifest, lengths: list[int]) -> 
         lengths,
         num_actions=len(manifest.actions),
         vector_dim=0 if vectors is None else vectors.dim,
+        code_sizes=Catalogue.of(manifest, config).code_sizes,
     ).total
 
 

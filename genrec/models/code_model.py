@@ -126,7 +126,8 @@ class CodeModel(SequenceModel):
 
         The exact reference of decoding: every beginning that the catalogue has is a beam. Some users at a time.
         """
-        return torch.cat([self._scores_of_some(part) for _, part in self._parts(batch, self.prefixes.widest)])
+        scores = [self._scores_of_some(part) for _, part in self._parts(batch, self.prefixes.widest)]
+        return torch.cat(scores)[: batch.num_sequences]
 
     def trie(self, allowed: Tensor | None = None) -> CodeTrie:
         """The trie of the items that are `allowed` bool [num_items + 1], or of all, where the model is.
@@ -143,11 +144,19 @@ class CodeModel(SequenceModel):
         return self._part[1]
 
     def _parts(self, batch: Batch, width: int) -> Iterator[tuple[int, Batch]]:
-        """As many users at a time as may have `width` prefixes each; the first one's place comes with them."""
+        """As many users at a time as may have `width` prefixes each; the first one's place comes with them.
+
+        ZeRO-3 gathers weights from all workers for every pass, so all must make the same number of passes, however
+        many users each has: there, parts of one user that has been answered already fill up what is missing.
+        """
         widest = width * (max(self.sizes) + 32 * self.item_table.dim) * 4
         num_users = max(1, MAX_SCORED_BYTES // widest)
         for first in range(0, batch.num_sequences, num_users):
             yield first, sequences_of(batch, first, min(first + num_users, batch.num_sequences))
+        if any(hasattr(weight, "ds_id") for weight in self.parameters()):
+            done = -(-batch.num_sequences // num_users)
+            for _ in range(done, -(-self.evaluation.users_per_batch // num_users)):
+                yield batch.num_sequences, sequences_of(batch, 0, 1)
 
     def _scores_of_some(self, batch: Batch) -> Tensor:
         num_users, device = batch.num_sequences, batch.items.device
@@ -186,7 +195,7 @@ class CodeModel(SequenceModel):
             pairs = None if exclude is None else _of_rows(exclude, first, first + part.num_sequences)
             found.append(beam_search(self, part, trie, width, k, exclude=pairs, max_per_prefix=max_per_prefix))
         items, scores = zip(*found, strict=True)
-        return torch.cat(items), torch.cat(scores)
+        return torch.cat(items)[: batch.num_sequences], torch.cat(scores)[: batch.num_sequences]
 
     def _best_of_all(
         self, batch: Batch, k: int, exclude: tuple[Tensor, Tensor] | None, allowed: Tensor | None

@@ -26,8 +26,10 @@ from genrec.models.attention import row_blocks
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.models.jagged import jagged_layout
+from genrec.planning.code_flops import attended_lengths
 from genrec.planning.model_size import without_vectors
 from genrec.planning.workload import ACTIONS_WITHOUT_DATA
+from genrec.semantic.run_map import made_up_ids
 
 SMALL_ITEMS, LARGE_ITEMS = 40, 80
 
@@ -68,8 +70,16 @@ class Activations:
         return self.ends.at(load, items) + self.num_layers * self.layer.at(load) + self.inside.at(load)
 
 
-def load_of(lengths: Sequence[int] | npt.NDArray[np.integer]) -> Load:
-    """The load of a micro-batch with windows of these lengths."""
+def load_of(
+    lengths: Sequence[int] | npt.NDArray[np.integer], config: ExperimentConfig | None = None, num_levels: int = 0
+) -> Load:
+    """The load of a micro-batch with windows of these lengths.
+
+    Of a model that writes codes (`config`, and how many an item has) the load is that of the sequences that its
+    attention over histories sees.
+    """
+    if config is not None and config.writes_codes:
+        lengths = attended_lengths(config, num_levels, np.asarray(lengths, dtype=np.int64))
     borders = np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
     groups = jagged_layout(torch.from_numpy(borders), num_heads=1).groups
     pairs = sum(
@@ -78,14 +88,19 @@ def load_of(lengths: Sequence[int] | npt.NDArray[np.integer]) -> Load:
     return Load(float(borders[-1]), float(sum(g.num_sequences * g.length for g in groups)), float(pairs))
 
 
-def measure_activations(config: ExperimentConfig, *, on_gpu: bool = False) -> Activations:
-    """The coefficients of a config's model and loss; takes a moment, on this machine's CPU."""
-    one, two = _fit(config, 1), _fit(config, 2)
+def measure_activations(
+    config: ExperimentConfig, *, on_gpu: bool = False, code_sizes: tuple[int, ...] = ()
+) -> Activations:
+    """The coefficients of a config's model and loss; takes a moment, on this machine's CPU.
+
+    `code_sizes` are the levels of the map, where the model writes codes.
+    """
+    one, two = _fit(config, 1, code_sizes), _fit(config, 2, code_sizes)
     layer = Linear(two.fixed - one.fixed, two.per_token - one.per_token, two.per_pair - one.per_pair)
     inside = Linear(0.0, 0.0, 0.0)
     if getattr(config.model, "recompute", "none") != "none":
         plain = config.model_copy(update={"model": config.model.model_copy(update={"recompute": "none"})})
-        kept = measure_activations(plain, on_gpu=on_gpu).layer
+        kept = measure_activations(plain, on_gpu=on_gpu, code_sizes=code_sizes).layer
         inside = Linear(kept.fixed, kept.per_token - layer.per_token, kept.per_pair - layer.per_pair)
     ends = Linear(one.fixed - layer.fixed, one.per_token - layer.per_token, one.per_pair - layer.per_pair, one.per_item)
     if on_gpu and not isinstance(config.model, HSTUConfig):
@@ -93,24 +108,24 @@ def measure_activations(config: ExperimentConfig, *, on_gpu: bool = False) -> Ac
     return Activations(ends, layer, inside, config.model.num_layers)
 
 
-def _fit(config: ExperimentConfig, num_layers: int) -> Linear:
+def _fit(config: ExperimentConfig, num_layers: int, code_sizes: tuple[int, ...]) -> Linear:
     small = config.model_copy(update={"model": config.model.model_copy(update={"num_layers": num_layers})})
     longest = min(32, config.sequence.max_length)
     shapes = [(2, longest // 2), (4, longest // 2), (2, longest)]
     rows, values = [], []
     for count, length in shapes:
-        load = load_of([length] * count)
+        load = load_of([length] * count, small, len(code_sizes))
         rows.append([1.0, load.tokens, load.pairs])
-        values.append(_saved_bytes(small, SMALL_ITEMS, [length] * count))
+        values.append(_saved_bytes(small, SMALL_ITEMS, [length] * count, code_sizes))
     fixed, per_token, per_pair = np.linalg.solve(np.array(rows), np.array(values)).tolist()
-    more = _saved_bytes(small, LARGE_ITEMS, [shapes[0][1]] * shapes[0][0])
+    more = _saved_bytes(small, LARGE_ITEMS, [shapes[0][1]] * shapes[0][0], code_sizes)
     per_item = (more - values[0]) / (LARGE_ITEMS - SMALL_ITEMS)
     return Linear(fixed - per_item * SMALL_ITEMS, per_token, per_pair, per_item)
 
 
-def _saved_bytes(config: ExperimentConfig, num_items: int, lengths: list[int]) -> float:
+def _saved_bytes(config: ExperimentConfig, num_items: int, lengths: list[int], code_sizes: tuple[int, ...]) -> float:
     """Bytes that a training forward pass of the real model keeps for its backward pass."""
-    model, batch = _small_model(config, num_items), _batch(config, num_items, lengths)
+    model, batch = _small_model(config, num_items, code_sizes), _batch(config, num_items, lengths)
     engine = config.engine
     whole = engine.precision == "bf16" and engine.name != "torch"
     model = model.to(torch.bfloat16) if whole else model
@@ -135,10 +150,11 @@ def _saved_bytes(config: ExperimentConfig, num_items: int, lengths: list[int]) -
     return total
 
 
-def _small_model(config: ExperimentConfig, num_items: int) -> SequenceModel:
+def _small_model(config: ExperimentConfig, num_items: int, code_sizes: tuple[int, ...]) -> SequenceModel:
+    ids = made_up_ids(num_items, code_sizes) if config.writes_codes else None
     types = np.zeros(num_items + 1, dtype=np.uint8) if config.inputs.item_types else None
     with torch.random.fork_rng(devices=()):
-        model = build_model(without_vectors(config), num_items, types, ACTIONS_WITHOUT_DATA)
+        model = build_model(without_vectors(config), num_items, types, ACTIONS_WITHOUT_DATA, semantic_ids=ids)
     model.item_table.train_counts = torch.ones(num_items + 1, dtype=torch.int64)
     return model.train()
 

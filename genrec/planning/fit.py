@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from genrec.config import AutoConfig, ExperimentConfig
-from genrec.config_models import DecoderConfig, ESASRecConfig, HSTUConfig, SASRecConfig
+from genrec.config_models import CODE_MODELS, DecoderConfig, ESASRecConfig, HSTUConfig, SASRecConfig, TigerConfig
 from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError
 
@@ -17,7 +17,11 @@ BYTES_PER_EVENT_AND_WIDTH = 400
 BYTES_PER_PAIR = 64
 
 
-KNOWN_MODELS = (SASRecConfig, ESASRecConfig, HSTUConfig, DecoderConfig)
+TOKENS_PER_ITEM = 8
+"""More codes than an item has, where histories are codes."""
+
+
+KNOWN_MODELS = (SASRecConfig, ESASRecConfig, HSTUConfig, DecoderConfig, *CODE_MODELS)
 
 
 def is_known(config: ExperimentConfig) -> bool:
@@ -55,9 +59,13 @@ def check_memory(config: ExperimentConfig, manifest: Manifest, launcher: str) ->
 def generous_guess(config: ExperimentConfig, num_items: int) -> float:
     """Bytes of a worker, rather too many."""
     model, batch = config.model, config.batch
-    tokens = batch.tokens_per_step / batch.micro_batches_per_step
+    tokens, length = batch.tokens_per_step / batch.micro_batches_per_step, config.sequence.max_length
+    if config.writes_codes:
+        tokens, length = tokens * TOKENS_PER_ITEM, length * TOKENS_PER_ITEM
+    if isinstance(model, TigerConfig):  # a history for each event
+        tokens, length = tokens * model.max_history, model.max_history * TOKENS_PER_ITEM
     weights = (num_items + 1 + 64 * model.num_layers * model.dim) * model.dim
-    layer = BYTES_PER_EVENT_AND_WIDTH * model.dim + BYTES_PER_PAIR * model.num_heads * config.sequence.max_length
+    layer = BYTES_PER_EVENT_AND_WIDTH * model.dim + BYTES_PER_PAIR * model.num_heads * length
     return 4.0 * TABLE_COPIES * weights + tokens * model.num_layers * layer + 4 * config.loss.max_logits_bytes
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from genrec.config import ExperimentConfig, FullSoftmaxConfig
 from genrec.config_models import DecoderConfig, ESASRecConfig, HSTUConfig, SASRecConfig
 from genrec.models.decoder import feed_forward_dim_of
+from genrec.planning.code_flops import code_flops
 
 PASSES = 3
 """Products in a training step for each product of the forward pass."""
@@ -67,14 +68,23 @@ class _Matrices:
 
 
 def step_flops(
-    config: ExperimentConfig, num_items: int, lengths: Lengths, *, num_actions: int = 0, vector_dim: int = 0
+    config: ExperimentConfig,
+    num_items: int,
+    lengths: Lengths,
+    *,
+    num_actions: int = 0,
+    vector_dim: int = 0,
+    code_sizes: tuple[int, ...] = (),
 ) -> StepFlops:
     """FLOPs of a step whose sequences have these `lengths`, all workers together.
 
-    `num_items` is the catalogue that the loss compares with, `num_actions` those that an action head tells apart, and
-    `vector_dim` the width of frozen item vectors. Every event is taken for a target, and every looked-up row of item
-    vectors for a row of its own.
+    `num_items` is the catalogue that the loss compares with, `num_actions` those that an action head tells apart,
+    `vector_dim` the width of frozen item vectors, and `code_sizes` the levels of items that are codes. Every event is
+    taken for a target, and every looked-up row of item vectors for a row of its own.
     """
+    if config.writes_codes:
+        parts = code_flops(config, code_sizes, np.asarray(lengths, dtype=np.int64))
+        return StepFlops(*(PASSES * part for part in parts))
     sizes = np.asarray(lengths, dtype=np.float64)
     tokens, squares = float(sizes.sum()), float((sizes * sizes).sum())
     model, layers = config.model, config.model.num_layers

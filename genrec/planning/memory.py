@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from genrec.config import ExperimentConfig, FullSoftmaxConfig
-from genrec.config_models import DecoderConfig, ESASRecConfig, HSTUConfig
+from genrec.config_models import DecoderLayersConfig, ESASRecConfig, HSTUConfig, TigerConfig
 from genrec.data.plan import MIN_BLOCK_TOKENS
 from genrec.losses.full import tile_shape
 from genrec.models.decoder import feed_forward_dim_of
@@ -300,7 +300,9 @@ def _widest(config: ExperimentConfig) -> int:
     model = config.model
     if isinstance(model, HSTUConfig):
         return model.num_heads * (model.value_dim + 2 * model.query_dim)
-    if isinstance(model, DecoderConfig):
+    if isinstance(model, TigerConfig):
+        return max(3 * model.num_heads * model.head_dim, model.feed_forward_dim)
+    if isinstance(model, DecoderLayersConfig):
         return max(3 * model.dim, 2 * feed_forward_dim_of(model))
     inner = model.feed_forward_dim or (4 * model.dim if isinstance(model, ESASRecConfig) else model.dim)
     return max(3 * model.dim, 2 * inner if isinstance(model, ESASRecConfig) else inner)

@@ -95,7 +95,8 @@ class Estimator:
         kind = "whole" if engine.precision == "fp32" else engine.name
         key = (engine.precision, kind, getattr(config.model, "recompute", "none"))
         if key not in self._activations:
-            self._activations[key] = measure_activations(config, on_gpu=self.machine.on_gpu)
+            code_sizes = self.windows.catalogue.code_sizes
+            self._activations[key] = measure_activations(config, on_gpu=self.machine.on_gpu, code_sizes=code_sizes)
         return self._activations[key]
 
     def flops(self, config: ExperimentConfig, work: Workload) -> StepFlops:
@@ -108,6 +109,7 @@ class Estimator:
                 work.lengths,
                 num_actions=catalogue.num_actions,
                 vector_dim=catalogue.vector_dim,
+                code_sizes=catalogue.code_sizes,
             )
             parts = (whole.projections, whole.attention, whole.feed_forward, whole.other, whole.loss)
             self._flops[work.parts] = StepFlops(*(part / steps for part in parts))
@@ -118,8 +120,9 @@ class Estimator:
         work = self.workload(config.batch.micro_batches_per_step)
         if work is None:
             return None
-        activations, items = self.activations(config), work.catalogue.num_train_items
-        loads: list[Load] = [load_of(lengths) for lengths in work.heaviest(LOOKED_AT)]
+        activations, code_sizes = self.activations(config), work.catalogue.code_sizes
+        items = sum(code_sizes) or work.catalogue.num_train_items  # rows that the loss compares with
+        loads: list[Load] = [load_of(lengths, config, len(code_sizes)) for lengths in work.heaviest(LOOKED_AT)]
         load = max(loads, key=lambda one: activations.kept(one, items))
         return predict_memory(config, size, activations, load, items=items, workers=self.machine.workers)
 

@@ -13,6 +13,7 @@ from genrec.data.packing import PackingRule, num_steps, pack, window_cost
 from genrec.data.plan import make_plan
 from genrec.data.schema import MANIFEST_FILE
 from genrec.errors import ConfigError, DataError
+from genrec.semantic.run_map import semantic_ids_for
 
 IntArray = npt.NDArray[np.int64]
 
@@ -28,15 +29,19 @@ class Catalogue:
     num_train_items: int
     num_actions: int = 0
     vector_dim: int = 0
+    code_sizes: tuple[int, ...] = ()
+    """Codes of each level, where the config's model writes codes."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "Catalogue":
-        """That of a set."""
+    def of(cls, manifest: Manifest, config: ExperimentConfig) -> "Catalogue":
+        """That of a set and the config's map; raises DataError where the two are not of the same items."""
+        ids = semantic_ids_for(config, manifest.num_items)
         return cls(
             num_items=manifest.num_items,
             num_train_items=manifest.num_train_items or manifest.num_items,
             num_actions=len(manifest.actions),
             vector_dim=0 if manifest.item_vectors is None else manifest.item_vectors.dim,
+            code_sizes=() if ids is None else ids.sizes,
         )
 
 
@@ -107,7 +112,8 @@ def read_windows(config: ExperimentConfig, *, repeats: bool = False) -> Windows:
     lengths = np.concatenate(
         [plan.visit_lengths((number[visit.path, visit.group], visit.epoch)) for visit in chunk.row_groups]
     )
-    return Windows(config, Catalogue.of(load_manifest(folder)), lengths[lengths > 0].astype(np.int64), repeats=repeats)
+    catalogue = Catalogue.of(load_manifest(folder), config)
+    return Windows(config, catalogue, lengths[lengths > 0].astype(np.int64), repeats=repeats)
 
 
 def shared_parts(config: ExperimentConfig, workers: int, most: int = 64) -> list[int]:

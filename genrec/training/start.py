@@ -51,6 +51,8 @@ def open_run_directory(
     if fresh:
         _delete(run, store)
     newest = resume_point(store, by_size, warn=say)
+    if newest is not None:
+        _check_codes(config, store, newest)
     saved = load_saved_config(run.config_path) if run.config_path.is_file() else None
     config = _with_engine(config, saved, store, newest, say)
     if saved is not None:
@@ -67,7 +69,6 @@ def open_run_directory(
     if config.train.checkpoint_dir is not None:
         store.check_writable()
     if newest is not None:
-        _check_codes(config, store, newest)
         say(f"Resuming {run.root} from {newest}.")
     elif config.train.start_from is not None:
         _say_start(config, say)

@@ -23,6 +23,7 @@ from genrec.inference.export import Export, find_export, read_export
 from genrec.inference.recommender import ids_by_index
 from genrec.models.base import SequenceModel
 from genrec.run_dir import config_differences
+from genrec.semantic.run_map import semantic_ids_for
 
 ITEM_TABLE = "item_table.weight"
 ACTION_SCORES = "heads.action.scores."
@@ -128,6 +129,7 @@ def _tables(config: ExperimentConfig, export: Export, manifest: Manifest) -> dic
     """The weights whose rows go by names, each with its rows."""
     items = pq.read_table(Path(config.data.prepared) / ITEMS_FILE)
     tables = {ITEM_TABLE: _match(ids_by_index(export.items), ids_by_index(items))}
+    _check_codes(config, export, tables[ITEM_TABLE], items.num_rows)
     if not len(tables[ITEM_TABLE].here) - 1:
         raise RunError(
             f"The export {config.train.start_from} knows none of the {items.num_rows:,} items of "
@@ -148,6 +150,19 @@ def _tables(config: ExperimentConfig, export: Export, manifest: Manifest) -> dic
         codes = named["actions"]()
         tables |= {name: codes for name in export.state_dict if name.startswith(ACTION_SCORES)}
     return tables
+
+
+def _check_codes(config: ExperimentConfig, export: Export, rows: _Rows, num_items: int) -> None:
+    """Raises RunError unless both maps, where there are maps, say the same of the items that both know."""
+    here, there = semantic_ids_for(config, num_items), export.semantic_ids
+    if here is None or there is None:
+        return
+    alike = here.sizes == there.sizes and bool((here.codes[rows.here] == there.codes[rows.there]).all())
+    if not alike:
+        raise RunError(
+            f"The export {config.train.start_from} writes other codes for the same items than semantic_ids.path has; "
+            "name the map that it was trained with, or that map extended by new items, or remove train.start_from."
+        )
 
 
 def _match(there: pa.Array, here: pa.Array) -> _Rows:

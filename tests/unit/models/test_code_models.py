@@ -9,6 +9,7 @@ from code_reference import CODES, NUM_ITEMS, SIZES, VARIANTS, code_experiment, c
 from model_reference import random_batch, select_sequences
 
 from genrec.errors import ConfigError
+from genrec.models import code_model as code_models
 from genrec.models import jagged
 from genrec.models.build import build_model
 from genrec.models.code_model import CodeModel
@@ -158,6 +159,22 @@ def test_recommend_gives_the_best_items_and_leaves_out_what_is_excluded(model: C
     assert (few_scores[0, 2:] == -torch.inf).all()
     with pytest.raises(ConfigError, match=r"k \(51\) is larger than the catalogue of 50 items"):
         model.recommend(batch, 51)
+
+
+def test_workers_that_share_weights_make_the_same_number_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZeRO-3 gathers weights from all workers in every pass, so nothing may depend on how many users a worker has."""
+    model = code_model("items", evaluation={"users_per_batch": 5}).eval()
+    batch, passes = random_batch((3, 1, 12)), []
+    start = model.start
+    monkeypatch.setattr(model, "start", lambda part: (passes.append(part.num_sequences), start(part))[1])
+    monkeypatch.setattr(code_models, "MAX_SCORED_BYTES", 1)  # a user at a time
+    with torch.no_grad():
+        alone = model.recommend(batch, 4)
+        assert passes == [1, 1, 1]
+        next(model.parameters()).ds_id = 0  # what DeepSpeed gives every weight that it shares out
+        shared = model.recommend(batch, 4)
+    assert passes[3:] == [1, 1, 1, 1, 1]
+    assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
 
 
 @pytest.mark.parametrize("way", ["bf16", "autocast"])
