@@ -8,17 +8,14 @@ is STATIC's (arXiv 2602.22647). A level whose rows are mostly full is also kept 
 Depth 0 is the root alone. Level l leads from depth l to depth l + 1, and the nodes of the last depth are the items.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from genrec.errors import ConfigError
-from genrec.semantic.ids import SemanticIds
+from genrec.semantic.ids import SemanticIds, lexicographic_order
 
 DENSE_ENTRIES = 2**20
 """Largest table of children by code: with its mask 8 MiB. With codes of 256 that is the first two levels."""
@@ -118,7 +115,7 @@ class CodeTrie:
 
         `dense_entries` bounds the table of a level (int32 entries); 0 leaves all levels in compressed rows.
         """
-        order = _lexicographic_order(ids.codes[1:], ids.sizes)
+        order = lexicographic_order(ids.codes[1:], ids.sizes)
         rows = ids.codes[1:][order]
         # Depth d + 1 begins a new node where one of the first d + 1 codes differs from the row before.
         new = np.zeros(len(rows), dtype=np.bool_)
@@ -209,17 +206,3 @@ def _leaf_of(items: Tensor, num_items: int) -> Tensor:
     leaf_of = torch.full((num_items + 1,), -1, dtype=torch.int32, device=items.device)
     leaf_of[items.long()] = torch.arange(items.shape[0], dtype=torch.int32, device=items.device)
     return leaf_of
-
-
-def _lexicographic_order(codes: npt.NDArray[np.int32], sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Rows of `codes` [num_items, num_levels] in rising order of their tuples.
-
-    Where a tuple fits into 63 bits, one sort of whole numbers is five times as fast as `lexsort`.
-    """
-    if math.prod(sizes) >= 2**63:
-        return np.lexsort(codes.T[::-1])
-    keys = np.zeros(len(codes), dtype=np.int64)
-    for level, size in enumerate(sizes):
-        keys *= size
-        keys += codes[:, level]
-    return np.argsort(keys)
