@@ -8,4 +8,4 @@ from genrec.config_data import Section
 class SemanticIdsConfig(Section):
     """Where the map from items to codes is."""
 
-    path: str = Field(description="folder of the map (codes.npy and map.json), as `genrec tokenize` writes it")
+    path: str = Field(description="folder of the map: codes.npy and map.json")
