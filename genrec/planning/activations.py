@@ -123,7 +123,9 @@ def _fit(config: ExperimentConfig, num_layers: int, code_sizes: tuple[int, ...])
     return Linear(fixed - per_item * SMALL_ITEMS, per_token, per_pair, per_item)
 
 
-def _saved_bytes(config: ExperimentConfig, num_items: int, lengths: list[int], code_sizes: tuple[int, ...]) -> float:
+def _saved_bytes(
+    config: ExperimentConfig, num_items: int, lengths: list[int], code_sizes: tuple[int, ...] = ()
+) -> float:
     """Bytes that a training forward pass of the real model keeps for its backward pass."""
     model, batch = _small_model(config, num_items, code_sizes), _batch(config, num_items, lengths)
     engine = config.engine

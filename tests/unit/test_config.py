@@ -85,12 +85,16 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
         (
             ["loss.num_negatives=9"],
             "loss.num_negatives is not a known",
-            "one of action_weights, learn_temperature, max_logits_bytes, name, temperature, value_weights.",
+            "one of action_weights, label_smoothing, learn_temperature, max_logits_bytes, name, temperature, ",
         ),
         # kinds
         (["model.name=sasrek"], "model.name = 'sasrek' is not known", "did you mean sasrec or esasrec?"),
-        (["model.name=zzz"], "model.name = 'zzz' is not known", "one of decoder, esasrec, hstu, sasrec."),
-        (["model={dim: 3}"], "model.name is required", "one of decoder, esasrec, hstu, sasrec."),
+        (
+            ["model.name=zzz"],
+            "model.name = 'zzz' is not known",
+            "one of code-decoder, decoder, esasrec, hstu, sasrec, tiger.",
+        ),
+        (["model={dim: 3}"], "model.name is required", "one of code-decoder, decoder, esasrec, hstu, sasrec, tiger."),
         (["engine.name=fsdp"], "engine.name = 'fsdp' is not known", "one of auto, deepspeed, torch."),
         # required
         (["data.source.name=sequence-text"], "data.source.path is required and missing", "add data.source.path=..."),

@@ -74,8 +74,11 @@ def test_a_command_with_other_codes_is_refused_and_changes_nothing(trained: Expe
 
 
 def test_workers_refuse_other_codes(trained: ExperimentConfig, tmp_path: Path) -> None:
+    run, other = run_dir_of(trained), other_codes(trained, tmp_path)
+    run.create(other)  # as if the map had been exchanged after the command had looked
     with pytest.raises(RunError, match="was trained with the map"):
-        fit(other_codes(trained, tmp_path), run_dir_of(trained), time.time())
+        fit(other, run, time.time())
+    run.create(trained)
 
 
 def test_a_start_from_an_export_needs_codes_that_agree(trained: ExperimentConfig, tmp_path: Path) -> None:
