@@ -152,6 +152,7 @@ def test_ray_trains_and_recommends_from_s3_and_exports_its_metrics(
     project: Path, tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(monkeypatch, tmp_path / "machine")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else `ray start` takes over a token that the user has
     monkeypatch.delenv("TMPDIR")  # the sockets of Ray need a short path
     server.faults.fails = 0.05
     metrics_port = free_port()

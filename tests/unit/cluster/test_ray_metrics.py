@@ -53,6 +53,22 @@ def test_the_metrics_are_those_of_a_line() -> None:
     assert {*GAUGES, *COUNTERS} == LINE.keys()
 
 
+def test_ray_exports_them_under_these_names() -> None:
+    from prometheus_client import REGISTRY, generate_latest
+    from ray._private.telemetry.open_telemetry_metric_recorder import OpenTelemetryMetricRecorder
+
+    recorder = OpenTelemetryMetricRecorder()  # what the agent of a node does with what workers send
+    tags = {"run": "walk", "rank": "0"}
+    for name, text in GAUGES.values():
+        recorder.register_gauge_metric(name, text)
+        recorder.set_metric_value(name, tags, 1.0)
+    for name, text in COUNTERS.values():
+        recorder.register_counter_metric(name, text)
+        recorder.set_metric_value(name, tags, 1.0)
+    page = generate_latest(REGISTRY).decode()
+    assert set(re.findall(r"^(ray_genrec_\w+)\{.*run=\"walk\"", page, re.MULTILINE)) == set(exported_names())
+
+
 def test_the_dashboard_asks_for_what_is_exported() -> None:
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
