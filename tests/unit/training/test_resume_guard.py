@@ -108,6 +108,7 @@ def test_heads_stay_what_they_are() -> None:
 def test_every_name_is_a_setting() -> None:
     values = config().model_dump()
     values["engine"] |= {"precision": "", "zero_stage": 0, "offload_optimizer": False}
+    values["semantic_ids"] = {"path": ""}
     for name in (*FREE, *ON_REQUEST):
         section: Any = values
         for part in name.split("."):
