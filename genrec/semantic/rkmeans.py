@@ -11,9 +11,11 @@ distance plus price. Steps shrink from pass to pass, and the pass whose fullest 
 are kept, so a new item picks the same way.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,8 +33,13 @@ MOVED_BELOW = 0.3  # of an equal share
 def fit_rkmeans(config: RKMeansTokenizer, rows: Rows, seed: int, progress: Progress = quiet) -> ItemTokenizer:
     """The trained tokenizer, the same on every worker of `rows`."""
     tokenizer = ItemTokenizer([rows.dim], config.sizes).to(rows.device).requires_grad_(False)
+    # Of this worker's rows; what is left over is then a few look-ups, not a few matrix products a pass.
+    codes = np.zeros((len(rows.share), len(config.sizes)), dtype=np.int32)
     for level in range(len(config.sizes)):
-        _Level(config, rows, tokenizer, level, np.random.default_rng([seed, level])).fit(progress)
+        trained = _Level(config, rows, tokenizer, codes[:, :level], np.random.default_rng([seed, level]))
+        trained.fit(progress)
+        if level + 1 < len(config.sizes):
+            codes[:, level] = trained.pick()
     return tokenizer
 
 
@@ -72,15 +79,23 @@ class _Level:
     """One level's k-means; the levels below it are trained."""
 
     def __init__(
-        self, config: RKMeansTokenizer, rows: Rows, tokenizer: ItemTokenizer, level: int, rng: np.random.Generator
+        self,
+        config: RKMeansTokenizer,
+        rows: Rows,
+        tokenizer: ItemTokenizer,
+        codes: npt.NDArray[np.int32],
+        rng: np.random.Generator,
     ) -> None:
-        self.config, self.rows, self.tokenizer, self.level, self.rng = config, rows, tokenizer, level, rng
-        self.size = config.sizes[level]
+        self.config, self.rows, self.tokenizer, self.codes, self.rng = config, rows, tokenizer, codes, rng
+        self.level = codes.shape[1]
+        self.size = config.sizes[self.level]
 
     def fit(self, progress: Progress) -> None:
         """Trains the level's codebook and prices in place."""
         passes, balance, num_rows = self.config.iterations, self.config.balance, len(self.rows.chosen)
-        sample = self._left(self.rows.sample(self.size * SAMPLE_ROWS_PER_CODE, self.rng))
+        sample = self.rows.sample(self.size * SAMPLE_ROWS_PER_CODE, self.rng)
+        for level in range(self.level):
+            sample = sample - self.tokenizer.books[level][self.tokenizer.costs(sample, level).argmin(dim=1)]
         centres = plus_plus(sample, sample[:0], self.size, self.rng)
         prices = torch.zeros(self.size, device=self.rows.device)
         best = (float("inf"), centres, prices)  # what is least of it: the error, or of balanced codes the fullest
@@ -124,22 +139,35 @@ class _Level:
         scale = torch.minimum(scale, torch.tensor(found.error / len(self.rows.chosen), device=scale.device))
         return (self.config.balance * PRICE_STEP * step * scale * fullness).float()
 
-    def _left(self, vectors: Tensor) -> Tensor:
-        for level in range(self.level):
-            picked = self.tokenizer.costs(vectors, level).argmin(dim=1)
-            vectors = vectors - self.tokenizer.books[level][picked]
-        return vectors
+    def pick(self) -> npt.NDArray[np.int32]:
+        """The level's code of each of this worker's rows, once it is trained."""
+        batches = self._left_over()
+        return np.concatenate(
+            [self.tokenizer.costs(left, self.level).argmin(dim=1).cpu().numpy() for left in batches]
+            or [np.zeros(0, dtype=np.int64)]
+        ).astype(np.int32)
+
+    def _left_over(self) -> Iterator[Tensor]:
+        """What the levels before have left of this worker's rows, batch by batch."""
+        for place, vectors in self.rows.batches(self.config.rows_per_batch):
+            codes = torch.from_numpy(self.codes[place]).to(vectors.device)
+            for level in range(self.level):
+                vectors -= self.tokenizer.books[level][codes[:, level]]
+            yield vectors
 
     def _pass(self, centres: Tensor, prices: Tensor) -> _Pass:
         device = self.rows.device
         sums = torch.zeros(centres.shape, dtype=torch.float64, device=device)
         counts = torch.zeros(len(centres), dtype=torch.float64, device=device)
         errors = torch.zeros_like(counts)
-        for _, vectors in self.rows.batches(self.config.rows_per_batch):
-            left = self._left(vectors)
-            distances = squared_distances(left, centres)
-            picked = (distances + prices).argmin(dim=1)
-            sums.index_add_(0, picked, left.double())
+        constant = centres.square().sum(dim=1)
+        for left in self._left_over():
+            # |row|^2 is the same for all codes, so the nearest is found without it.
+            scores = torch.addmm(constant + prices, left, centres.T, alpha=-2)
+            least, picked = scores.min(dim=1)
+            batch = torch.zeros_like(centres).index_add_(0, picked, left)
+            sums += batch
             counts += torch.bincount(picked, minlength=len(centres))
-            errors.index_add_(0, picked, distances.gather(1, picked[:, None])[:, 0].double())
+            distances = (left.square().sum(dim=1) + least - prices[picked]).clamp_min(0)
+            errors.index_add_(0, picked, distances.double())
         return _Pass(self.rows.sum(sums), self.rows.sum(counts), self.rows.sum(errors))

@@ -76,8 +76,10 @@ class Rows:
         return values if self.all_reduce is None else self.all_reduce(values)
 
     def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Vectors by row, [num_rows, dim]."""
-        return torch.from_numpy(np.ascontiguousarray(self.vectors[rows])).to(self.device)
+        """A copy of the vectors of rising rows, [num_rows, dim]."""
+        is_stretch = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
+        found = np.array(self.vectors[rows[0] : rows[-1] + 1]) if is_stretch else self.vectors[rows]
+        return torch.from_numpy(found).to(self.device)
 
     def batches(self, num_rows: int) -> Iterator[tuple[slice, Tensor]]:
         """This worker's share in order: the place of each batch in the share, and its vectors."""
