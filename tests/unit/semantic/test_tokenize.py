@@ -161,10 +161,11 @@ def test_two_processes_make_the_map_that_one_makes(tmp_path) -> None:
         for rank in range(2)
     ]
     try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+        assert [worker.wait(timeout=250) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()
+            worker.wait(timeout=10)
     assert alone is not None
     assert np.array_equal(load_semantic_ids(tmp_path / "other").codes, alone.ids.codes)
 
