@@ -20,6 +20,7 @@ from genrec.run_dir import (
     run_dir_of,
     write_atomically,
 )
+from genrec.semantic.ids import load_semantic_ids
 from genrec.semantic.run_map import check_map, semantic_ids_for
 from genrec.semantic.vocabulary import map_for
 from genrec.training.checkpoint import STATE_FILE, by_size, read_info, resume_point
@@ -195,8 +196,10 @@ def check_fit(config: ExperimentConfig, manifest: Manifest) -> None:
     _check_inputs(config, manifest)
     _check_values(config, manifest)
     _check_heads(config, manifest)
-    if (ids := semantic_ids_for(config, manifest.num_items)) is not None and ids.items_digest:
-        map_for(config, config.data.prepared)
+    if config.writes_codes and config.semantic_ids is not None:
+        if load_semantic_ids(config.semantic_ids.path).items_digest:  # else it does not say which items it is of
+            map_for(config, config.data.prepared)
+        semantic_ids_for(config, manifest.num_items)
     largest = max(config.evaluation.ks)
     if largest > manifest.num_items:
         raise ConfigError(

@@ -1,0 +1,54 @@
+"""Training makes the map that it lacks, keeps the one that is there, and refuses that of another catalogue."""
+
+from pathlib import Path
+
+import pytest
+from semantic_sets import map_config, nested_vectors, write_set
+
+from genrec.config import ExperimentConfig
+from genrec.data.manifest import load_manifest
+from genrec.errors import DataError
+from genrec.semantic.ids import load_semantic_ids
+from genrec.semantic.tokenize import ensure_map
+from genrec.training.start import check_fit
+
+CODES = ("model={name: code-decoder, dim: 8, num_layers: 1, num_heads: 2}", "loss={name: full-softmax}")
+
+
+def config_of(folder: Path, num_items: int, *overrides: str) -> ExperimentConfig:
+    vectors = nested_vectors(num_items, seed=num_items)
+    return map_config(write_set(folder / f"set{num_items}", num_items, vectors), *overrides)
+
+
+def test_the_missing_map_is_made_once(tmp_path: Path) -> None:
+    config, said = config_of(tmp_path, 60, *CODES), []
+    ensure_map(config, say=said.append)
+    made = load_semantic_ids(tmp_path / "map")
+    assert made.num_items == 60
+    assert len(said) == 1 and "health.html says how good they are" in said[0]
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "map").iterdir()}
+    ensure_map(config, say=said.append)
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "map").iterdir()} == times
+    assert len(said) == 1
+    check_fit(config, load_manifest(config.data.prepared))
+
+
+def test_a_model_without_codes_needs_no_map(tmp_path: Path) -> None:
+    ensure_map(config_of(tmp_path, 60))
+    assert not (tmp_path / "map").exists()
+
+
+def test_unhealthy_codes_stop_the_start(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at most 1 by max_bucket"):
+        ensure_map(config_of(tmp_path, 60, *CODES, "semantic_ids.health.max_bucket=1"))
+    assert not (tmp_path / "map").exists()
+
+
+def test_the_map_of_another_catalogue_is_refused(tmp_path: Path) -> None:
+    ensure_map(config_of(tmp_path, 60, *CODES))
+    grown = config_of(tmp_path, 61, *CODES)
+    with pytest.raises(DataError, match=r"60 items and .*set61 has 1 more; run `genrec tokenize CONFIG --extend`"):
+        check_fit(grown, load_manifest(grown.data.prepared))
+    smaller = config_of(tmp_path, 59, *CODES)
+    with pytest.raises(DataError, match=r"is of another catalogue than .*set59 \(60 items, 59 there"):
+        check_fit(smaller, load_manifest(smaller.data.prepared))
