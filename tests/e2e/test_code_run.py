@@ -9,6 +9,7 @@ from commands import losses, refused, succeed
 
 from genrec import Recommender
 from genrec.semantic.ids import SemanticIds, load_semantic_ids
+from genrec.semantic.vocabulary import item_ids, items_digest
 
 LOCAL = ("train", "codes.yaml", "--launcher", "local")
 CHANGES = {
@@ -26,7 +27,8 @@ def save_map(folder: Path, seed: int) -> None:
     chosen = np.random.default_rng(seed).permutation(120)[:100]
     codes = np.full((101, 2), -1, dtype=np.int32)
     codes[1:] = np.stack(np.unravel_index(chosen, (12, 10)), axis=1)
-    SemanticIds(codes, (12, 10), "walks").save(folder)
+    catalogue = items_digest(item_ids(folder.parent / "prepared" / "walks"))
+    SemanticIds(codes, (12, 10), catalogue).save(folder)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,8 @@ def test_a_plan_knows_the_weights(trained: Path) -> None:
 
 
 def test_mistakes_get_a_sentence(trained: Path) -> None:
-    assert "holds no map of semantic ids" in refused(trained, *LOCAL, "name=m", "semantic_ids.path=nowhere")
+    # A map that is missing is made, of the items' titles where nothing else is said.
+    assert "have no titles; name a file" in refused(trained, *LOCAL, "name=m", "semantic_ids.path=nowhere")
     assert "semantic_ids is null" in refused(trained, *LOCAL, "name=m", "semantic_ids=null")
     codes = np.full((10, 2), -1, dtype=np.int32)
     codes[1:] = np.stack(np.unravel_index(np.arange(9), (3, 3)), axis=1)
