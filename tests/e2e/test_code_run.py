@@ -18,7 +18,6 @@ CHANGES = {
         "model: {name: code-decoder, history: items, dim: 32, num_layers: 1, num_heads: 2, dropout: 0.1}"
     ),
     "loss: {name: sampled-softmax, num_negatives: 20}": "loss: {name: full-softmax}",
-    "max_epochs: 3": "max_epochs: 5",
 }
 
 
@@ -46,7 +45,7 @@ def trained(prepared_project: Path) -> Path:
 
 def test_it_learns_and_says_how_it_was_measured(trained: Path) -> None:
     told = json.loads((trained / "runs" / "codes" / "evaluation.json").read_text())["test"]
-    assert told["metrics"]["hr@10"] > 0.8  # the next item is one of three; codes are random, so each is learned alone
+    assert told["metrics"]["hr@10"] > 0.9  # the next item is one of three
     assert told["protocol"]["decoding"].startswith("codes: beam search, width 50")
     assert told["protocol"]["inputs"] == "codes"
     again = json.loads(succeed(trained, "evaluate", "runs/codes", "--json"))
