@@ -92,4 +92,4 @@ def test_mistakes_get_a_sentence(trained: Path) -> None:
     codes[1:] = np.stack(np.unravel_index(np.arange(9), (3, 3)), axis=1)
     SemanticIds(codes, (3, 3), "few").save(trained / "few")
     message = refused(trained, *LOCAL, "name=m", "semantic_ids.path=few")
-    assert "few has codes of 9 items" in message
+    assert "The map few is of another catalogue" in message and "(9 items, 100 there" in message
