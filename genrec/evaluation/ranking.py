@@ -28,13 +28,11 @@ from genrec.evaluation.users import EvaluationBatch
 from genrec.evaluation.workers import Workers
 from genrec.models.base import SequenceModel
 from genrec.models.item_table import ItemTable
+from genrec.semantic.order import NOTHING, is_something, numbers_of, order_keys
 
 ROWS = 8  # a product has a multiple of so many rows
 COLUMNS = 64  # and, where there are several, of so many columns
 BLOCK = 16  # columns whose best score stands for them while the best items are looked for
-_LOW = 0xFFFFFFFF
-_NOTHING = -(2**63)
-_MINUS_INFINITY = -2_139_095_041  # what `_order_keys` has in its upper half for a score of -inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ def _search(
     """Counts and best items among the items `first` .. `first + len(rows) - 1`, [num_users, 1 + num_listed] int64.
 
     Column 0 is how many of them score at least as much as the target, the target itself included, or far below 0 where
-    a score is NaN; the others are keys (see `_order_keys`), best first. `share` makes the targets' scores, of which
+    a score is NaN; the others are keys (see order.py), best first. `share` makes the targets' scores, of which
     this worker knows those in its rows and has 0 for the others, everybody's.
     """
     num_users, num_rows = question.targets.shape[0], rows.shape[0]
@@ -182,7 +180,7 @@ class _Tally:
         self.seen_on_cpu = question.seen_items.cpu()
         self.num_listed = num_listed
         self.counts = torch.zeros(num_users, dtype=torch.int64, device=device)
-        self.keys = torch.full((num_users, num_listed), _NOTHING, dtype=torch.int64, device=device)
+        self.keys = torch.full((num_users, num_listed), NOTHING, dtype=torch.int64, device=device)
 
     def add(self, scores: Tensor, first: int) -> None:
         """Counts `scores` [num_users, num_columns] of the items from `first` on, each once; changes the scores."""
@@ -218,23 +216,13 @@ def _best_keys(scores: Tensor, first: int, k: int) -> Tensor:
         scores = F.pad(scores, (0, -num_columns % BLOCK), value=-float("inf"))
         best_of_block = scores.view(num_users, -1, BLOCK).amax(dim=2)
         numbers = torch.arange(best_of_block.shape[1], device=scores.device)
-        chosen = _order_keys(best_of_block, numbers).topk(k, dim=1, sorted=False).indices  # [num_users, k]
+        chosen = order_keys(best_of_block, numbers).topk(k, dim=1, sorted=False).indices  # [num_users, k]
         columns = (chosen.unsqueeze(2) * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
         scores = scores.gather(1, columns)
-    keys = _order_keys(scores, columns + first)
+    keys = order_keys(scores, columns + first)
     return keys.topk(min(k, keys.shape[1]), dim=1).values
-
-
-def _order_keys(scores: Tensor, items: Tensor) -> Tensor:
-    """A whole number for each score and item that orders by score, and by falling item index where scores are equal.
-
-    The bits of a float, with those of negative ones turned round, order as the floats do; adding 0 makes -0 and 0 one.
-    """
-    bits = (scores + 0.0).view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.long() << 32) | (_LOW - items)
 
 
 def _items_of(keys: Tensor) -> Tensor:
     """The items that keys stand for; 0 where the score is -inf or there is none."""
-    return torch.where((keys >> 32) > _MINUS_INFINITY, _LOW - (keys & _LOW), torch.zeros_like(keys))
+    return torch.where(is_something(keys), numbers_of(keys), torch.zeros_like(keys))

@@ -8,6 +8,8 @@ A map is a folder. Training copies it into every export, so what a model learned
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,11 +52,12 @@ class SemanticIds:
                 f"Item index {row + 1} has code {items[row, level]} on level {level}, which holds 0 to "
                 f"{self.sizes[level] - 1}; make the map again with `genrec tokenize`."
             )
-        _, first, count = np.unique(items, axis=0, return_index=True, return_counts=True)
-        if (count > 1).any():
-            index = int(first[count > 1][0]) + 1
+        order = lexicographic_order(items, self.sizes)
+        is_same = (items[order[1:]] == items[order[:-1]]).all(axis=1)
+        if is_same.any():
+            sharing = order[np.append(False, is_same) | np.append(is_same, False)] + 1
             raise DataError(
-                f"{int(count[count > 1].sum())} items share their codes with another, item index {index} for one; "
+                f"{len(sharing)} items share their codes with another, item index {sharing.min()} for one; "
                 "resolve collisions with semantic_ids.collisions."
             )
 
@@ -119,3 +122,17 @@ def load_semantic_ids(folder: str | Path) -> SemanticIds:
             "with `genrec tokenize CONFIG --overwrite`."
         )
     return ids
+
+
+def lexicographic_order(codes: npt.NDArray[np.int32], sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Rows of `codes` [num_items, num_levels] in rising order of their tuples.
+
+    Where a tuple fits into 63 bits it is one sort of whole numbers, many times as fast as `lexsort`.
+    """
+    if math.prod(sizes) >= 2**63:
+        return np.lexsort(codes.T[::-1])
+    keys = np.zeros(len(codes), dtype=np.int64)
+    for level, size in enumerate(sizes):
+        keys *= size
+        keys += codes[:, level]
+    return np.argsort(keys)

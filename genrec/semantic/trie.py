@@ -8,45 +8,32 @@ is STATIC's (arXiv 2602.22647). A level whose rows are mostly full is also kept 
 Depth 0 is the root alone. Level l leads from depth l to depth l + 1, and the nodes of the last depth are the items.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from genrec.errors import ConfigError
-from genrec.semantic.ids import SemanticIds
+from genrec.semantic.ids import SemanticIds, lexicographic_order
 
 DENSE_ENTRIES = 2**20
-"""Largest table of children by code: 4 MiB. With codes of 256 that is the first two levels."""
-
-
-class Children(NamedTuple):
-    """What may follow some nodes.
-
-    nodes    int32 [num_users, width, num_columns]  the child in each column, or -1 or another's where it is `missing`
-    missing  bool  [num_users, width, num_columns]  whether there is none
-    codes    int64 [num_users, width, num_columns]  its code; None where column c is code c
-    """
-
-    nodes: Tensor
-    missing: Tensor
-    codes: Tensor | None
+"""Largest table of children by code: with its mask 8 MiB. With codes of 256 that is the first two levels."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrieLevel:
     """One level: from the nodes of a depth to those of the next.
 
-    starts        int32 [num_nodes + 1]   children of node i are starts[i] .. starts[i + 1] - 1 of the next depth
-    codes         int32 [num_children]    code of every child, rising within a node
+    A node's children stand in columns: by code where the level has tables, else one after another, filled up to as many
+    as the widest node has.
+
+    starts        int32 [num_nodes + 1]     children of node i are starts[i] .. starts[i + 1] - 1 of the next depth
+    codes         int32 [num_children]      code of every child, rising within a node
     size          codes that the level has
     max_children  children of the widest node
-    table         int32 [num_nodes, size] the child by code, or -1; None where it would be large or thin
+    table         int32 [num_nodes, size]   the child by code, or -1; None where it would be large or thin
+    mask          float32 [num_nodes, size] 0 where there is a child, else -inf; None likewise
     """
 
     starts: Tensor
@@ -54,40 +41,57 @@ class TrieLevel:
     size: int
     max_children: int
     table: Tensor | None
+    mask: Tensor | None
 
     @classmethod
     def of(cls, starts: Tensor, codes: Tensor, size: int, dense_entries: int) -> "TrieLevel":
-        """The level with these rows; it gets a table where rows are mostly full and the table is small."""
-        num_nodes = starts.shape[0] - 1
+        """The level with these rows; it gets tables where rows are mostly full and the tables are small."""
+        num_nodes, device = starts.shape[0] - 1, starts.device
         counts = starts.diff()
         max_children = int(counts.max())
-        table = None
-        # Padding rows to the widest one is as good as a table when that one is at most half full.
-        if 2 * max_children > size and num_nodes * size <= dense_entries:
-            table = torch.full((num_nodes, size), -1, dtype=torch.int32, device=starts.device)
-            parents = torch.arange(num_nodes, device=starts.device).repeat_interleave(counts)
-            table[parents, codes.long()] = torch.arange(codes.shape[0], dtype=torch.int32, device=starts.device)
-        return cls(starts, codes, size, max_children, table)
+        # Filling rows up to the widest one is cheaper than a table as long as that one is at most half full.
+        if 2 * max_children <= size or num_nodes * size > dense_entries:
+            return cls(starts, codes, size, max_children, None, None)
+        table = torch.full((num_nodes, size), -1, dtype=torch.int32, device=device)
+        parents = torch.arange(num_nodes, device=device).repeat_interleave(counts)
+        table[parents, codes.long()] = torch.arange(codes.shape[0], dtype=torch.int32, device=device)
+        mask = torch.zeros(table.shape, device=device).masked_fill_(table < 0, -float("inf"))
+        return cls(starts, codes, size, max_children, table, mask)
 
-    def children(self, nodes: Tensor) -> Children:
-        """The children of `nodes` [num_users, width], in columns."""
-        if self.table is not None:
+    def child_scores(self, scores: Tensor, nodes: Tensor) -> Tensor:
+        """Of `scores` [num_users, width, size] those of the children of `nodes` [num_users, width], in columns.
+
+        A new tensor [num_users, width, num_columns] of float32, with -inf where there is no child.
+        """
+        if self.mask is not None:
             # A selection of rows copies them; indexing goes through them number by number.
-            found = self.table.index_select(0, nodes.flatten()).view(*nodes.shape, self.size)
-            return Children(found, found < 0, None)
-        begin, end = self.starts[nodes].unsqueeze(2), self.starts[nodes + 1].unsqueeze(2)
-        found = begin + torch.arange(self.max_children, dtype=torch.int32, device=nodes.device)
-        missing = found >= end
-        found.clamp_(max=self.codes.shape[0] - 1)
-        codes = self.codes.index_select(0, found.flatten()).long().view(found.shape)
-        return Children(found, missing, codes)
+            found = self.mask.index_select(0, nodes.flatten()).view(scores.shape)
+            found += scores
+            return found
+        children = self.children(nodes)
+        codes = self.codes.index_select(0, children.flatten()).long().view(children.shape)
+        columns = torch.arange(self.max_children, dtype=torch.int32, device=nodes.device)
+        is_missing = columns >= (self.starts[nodes + 1] - self.starts[nodes]).unsqueeze(2)
+        return scores.gather(2, codes).float().masked_fill_(is_missing, -float("inf"))
+
+    def children(self, nodes: Tensor) -> Tensor:
+        """The children of `nodes` [num_users, width] in columns, int32; any node where there is none."""
+        if self.table is not None:
+            return self.table.index_select(0, nodes.flatten()).clamp_(min=0).view(*nodes.shape, self.size)
+        columns = torch.arange(self.max_children, dtype=torch.int32, device=nodes.device)
+        return (self.starts[nodes].unsqueeze(2) + columns).clamp_(max=self.codes.shape[0] - 1)
+
+    def child(self, nodes: Tensor, columns: Tensor) -> Tensor:
+        """The child of each of `nodes` in the column of `columns`, int64 and of their shape."""
+        found = self.starts[nodes] + columns if self.table is None else self.table[nodes, columns]
+        return found.long()
 
     def parents(self, nodes: Tensor) -> Tensor:
         """The parent of each of `nodes` [n] of the next depth."""
         return torch.searchsorted(self.starts, nodes.to(self.starts.dtype), right=True) - 1
 
     def columns(self, nodes: Tensor, parents: Tensor) -> Tensor:
-        """Where `children` of `parents` [n] puts `nodes` [n] of the next depth."""
+        """The columns in which `nodes` [n] of the next depth stand among the children of `parents` [n]."""
         return self.codes[nodes].long() if self.table is not None else nodes - self.starts[parents].long()
 
 
@@ -111,7 +115,7 @@ class CodeTrie:
 
         `dense_entries` bounds the table of a level (int32 entries); 0 leaves all levels in compressed rows.
         """
-        order = _lexicographic_order(ids.codes[1:], ids.sizes)
+        order = lexicographic_order(ids.codes[1:], ids.sizes)
         rows = ids.codes[1:][order]
         # Depth d + 1 begins a new node where one of the first d + 1 codes differs from the row before.
         new = np.zeros(len(rows), dtype=np.bool_)
@@ -165,18 +169,19 @@ class CodeTrie:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         arrays = [self.items, self.leaf_of]
-        arrays += [a for level in self.levels for a in (level.starts, level.codes, level.table) if a is not None]
+        arrays += [a for level in self.levels for a in (level.starts, level.codes)]
+        arrays += [a for level in self.levels for a in (level.table, level.mask) if a is not None]
         return sum(array.nbytes for array in arrays)
 
     def to(self, device: torch.device | str) -> "CodeTrie":
         """The trie on another device."""
         levels = tuple(
-            TrieLevel(
-                level.starts.to(device),
-                level.codes.to(device),
-                level.size,
-                level.max_children,
-                None if level.table is None else level.table.to(device),
+            replace(
+                level,
+                starts=level.starts.to(device),
+                codes=level.codes.to(device),
+                table=None if level.table is None else level.table.to(device),
+                mask=None if level.mask is None else level.mask.to(device),
             )
             for level in self.levels
         )
@@ -187,33 +192,17 @@ class CodeTrie:
 
         `codes` int64 [n, num_levels], with anything in it.
         """
-        nodes = torch.zeros(codes.shape[0], dtype=torch.int64, device=codes.device)
-        found = torch.ones_like(nodes, dtype=torch.bool)
+        nodes = torch.zeros(codes.shape[0], 1, dtype=torch.int64, device=codes.device)
+        is_found = torch.ones_like(nodes, dtype=torch.bool)
         for level, asked in zip(self.levels, codes.T, strict=True):
-            children = level.children(nodes.unsqueeze(1))
-            names = torch.arange(level.size, device=codes.device) if children.codes is None else children.codes[:, 0]
-            matches = (names == asked.unsqueeze(1)) & ~children.missing[:, 0]
-            column = matches.to(torch.uint8).argmax(dim=1, keepdim=True)
-            found &= matches.any(dim=1)
-            nodes = torch.where(found, children.nodes[:, 0].gather(1, column).squeeze(1), 0)
-        return torch.where(found, self.items[nodes], 0).long()
+            is_asked = torch.arange(level.size, device=codes.device) == asked.unsqueeze(1)
+            best = level.child_scores(torch.where(is_asked, 0.0, -float("inf")).unsqueeze(1), nodes).max(dim=2)
+            is_found &= best.values == 0
+            nodes = torch.where(is_found, level.child(nodes, best.indices), 0)
+        return torch.where(is_found, self.items[nodes], 0).long().squeeze(1)
 
 
 def _leaf_of(items: Tensor, num_items: int) -> Tensor:
     leaf_of = torch.full((num_items + 1,), -1, dtype=torch.int32, device=items.device)
     leaf_of[items.long()] = torch.arange(items.shape[0], dtype=torch.int32, device=items.device)
     return leaf_of
-
-
-def _lexicographic_order(codes: npt.NDArray[np.int32], sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Rows of `codes` [num_items, num_levels] in rising order of their tuples.
-
-    Where a tuple fits into 63 bits, one sort of whole numbers is five times as fast as `lexsort`.
-    """
-    if math.prod(sizes) >= 2**63:
-        return np.lexsort(codes.T[::-1])
-    keys = np.zeros(len(codes), dtype=np.int64)
-    for level, size in enumerate(sizes):
-        keys *= size
-        keys += codes[:, level]
-    return np.argsort(keys)

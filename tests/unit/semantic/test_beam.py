@@ -129,3 +129,25 @@ def test_settings_that_do_not_go_together() -> None:
         beam_search(scorer, batch_of(1), trie, 4, 4, max_per_prefix=0)
     with pytest.raises(ConfigError, match=r"codes of sizes \[4, 3\] and the catalogue has \[4, 3, 5\]"):
         beam_search(TableScorer((4, 3), 1, seed=0), batch_of(1), trie, 4, 4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 99), st.integers(1, 4), st.integers(1, 12), st.sampled_from([0, 3]))
+def test_with_two_levels_the_cap_passes_over_full_prefixes(
+    num_items: int, seed: int, cap: int, k: int, num_values: int
+) -> None:
+    """Nothing is dropped before the last level, so the list is all items best first, without those of full prefixes."""
+    sizes = (6, 5)
+    ids = random_ids(num_items, sizes, seed)
+    scorer = TableScorer(sizes, NUM_USERS, seed, num_values)
+    expected = []
+    for row in best_of(scorer.score_items(ids), num_items)[0]:
+        taken = [0] * sizes[0]
+        kept = []
+        for item in row:
+            taken[ids.codes[item, 0]] += 1
+            if taken[ids.codes[item, 0]] <= cap:
+                kept.append(item)
+        expected.append((kept + [0] * k)[:k])
+    found = beam_search(scorer, batch_of(NUM_USERS), CodeTrie.from_ids(ids), 30, k, max_per_prefix=cap)
+    assert found[0].tolist() == expected

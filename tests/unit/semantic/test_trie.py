@@ -49,15 +49,19 @@ def test_every_node_knows_its_children_and_its_parent(rows, dense_entries) -> No
     trie = CodeTrie.from_ids(ids_of(rows), dense_entries=dense_entries)
     for depth, level in enumerate(trie.levels):
         prefixes = sorted({codes[:depth] for codes in rows})
-        children = level.children(torch.arange(len(prefixes)).unsqueeze(0))
-        codes = torch.arange(level.size).expand(children.nodes.shape) if children.codes is None else children.codes
+        every = torch.arange(len(prefixes)).unsqueeze(0)
+        scores = level.child_scores(torch.arange(level.size).float().expand(1, len(prefixes), -1), every)
+        children = level.children(every)
         for number, prefix in enumerate(prefixes):
-            valid = ~children.missing[0, number]
-            nodes = children.nodes[0, number][valid]
-            assert codes[0, number][valid].tolist() == sorted({c[depth] for c in rows if c[:depth] == prefix})
+            columns = (scores[0, number] > -float("inf")).nonzero().squeeze(1)
+            expected = sorted({codes[depth] for codes in rows if codes[:depth] == prefix})
+            assert scores[0, number, columns].tolist() == expected
+            nodes = level.child(torch.full_like(columns, number), columns)
+            assert children[0, number, columns].tolist() == nodes.tolist()
+            assert level.codes[nodes].tolist() == expected
             parents = level.parents(nodes)
             assert parents.tolist() == [number] * len(nodes)
-            assert level.columns(nodes, parents).tolist() == valid.nonzero().squeeze(1).tolist()
+            assert level.columns(nodes, parents).tolist() == columns.tolist()
 
 
 def test_sizes_that_do_not_fit_into_one_number() -> None:
@@ -74,7 +78,7 @@ def test_tables_only_where_they_pay() -> None:
     thin = CodeTrie.from_ids(random_ids(1_000, (32, 32, 32), seed=0))
     assert [level.table is not None for level in thin.levels] == [True, True, False]
     arrays = [thin.items, thin.leaf_of, *(a for level in thin.levels for a in (level.starts, level.codes))]
-    tables = [level.table for level in thin.levels if level.table is not None]
+    tables = [table for level in thin.levels for table in (level.table, level.mask) if table is not None]
     assert thin.nbytes == 4 * sum(array.numel() for array in arrays + tables)
     assert thin.to("meta").nbytes == thin.nbytes
 
