@@ -30,7 +30,7 @@ from genrec.semantic.tokenize import (
 from genrec.semantic.tokenizers import load_tokenizer
 from genrec.semantic.tokenizers_rows import Progress, quiet
 from genrec.semantic.vectors import open_vectors, write_vectors
-from genrec.semantic.vocabulary import check_map, extends, item_ids, items_digest
+from genrec.semantic.vocabulary import check_catalogue, extends, item_ids, items_digest
 
 DRIFT = 1.5  # new items whose codes are that much worse than the others' are told of
 
@@ -83,7 +83,7 @@ def extend(config: ExperimentConfig, progress: Progress = quiet) -> Extended:
         _check_same(section, old)
         items = item_ids(config.data.prepared)
         if not extends(old, items):
-            check_map(old, items, f"The map {section.path}", config.data.prepared)
+            check_catalogue(old, items, f"The map {section.path}", config.data.prepared)
             return Extended(old, 0, 0, None, None, None)
         if isinstance(section.tokenizer, PublishedTokenizer):
             resolved, error = _published(section, section.tokenizer, old, items), None

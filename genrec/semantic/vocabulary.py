@@ -51,11 +51,11 @@ def map_for(config: ExperimentConfig, folder: str | Path) -> SemanticIds:
     if config.semantic_ids is None:
         raise ConfigError("This needs codes for items, and semantic_ids is null; give semantic_ids.path a folder.")
     ids = load_semantic_ids(config.semantic_ids.path)
-    check_map(ids, item_ids(folder), f"The map {config.semantic_ids.path}", str(folder))
+    check_catalogue(ids, item_ids(folder), f"The map {config.semantic_ids.path}", str(folder))
     return ids
 
 
-def check_map(ids: SemanticIds, items: pa.Array, name: str, folder: str) -> None:
+def check_catalogue(ids: SemanticIds, items: pa.Array, name: str, folder: str) -> None:
     """Raises DataError unless the map, called `name`, is of exactly these items, those of `folder`."""
     if ids.items_digest == items_digest(items):
         return
