@@ -66,6 +66,7 @@ def test_the_export_has_its_map_and_recommends_without_the_first_one(trained: Pa
     assert sum(np.exp(scores)) < 1
 
 
+@pytest.mark.slow
 def test_another_map_is_refused_when_a_run_goes_on(trained: Path) -> None:
     save_map(trained / "other", 2)
     message = refused(trained, *LOCAL, "semantic_ids.path=other", exit_code=1)
@@ -78,6 +79,7 @@ def test_another_map_is_refused_when_a_run_goes_on(trained: Path) -> None:
     assert losses(trained / "runs" / "codes") == before
 
 
+@pytest.mark.slow
 def test_a_plan_knows_the_weights(trained: Path) -> None:
     plan = json.loads(succeed(trained, "plan", "codes.yaml", "--json"))
     evaluation = json.loads((trained / "runs" / "codes" / "evaluation.json").read_text())

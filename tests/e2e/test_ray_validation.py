@@ -51,6 +51,7 @@ def validations_below(command: int) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_background_and_inline_agree(project: Path) -> None:
     runs = project / "runs"
