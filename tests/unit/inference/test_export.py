@@ -28,7 +28,8 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, prepared: Path, make_c
     config = make_config(prepared)
     folder = tmp_path / "run" / "export"
     write_export(folder, weights(0.5), config, prepared / ITEMS_FILE, {"step": 12, "value": 0.25})
-    found_config, state_dict, items, info, _ = read_export(folder)
+    found_config, state_dict, items, info, vectors, ids = read_export(folder)
+    assert (vectors, ids) == (None, None)
     assert found_config == config
     assert info == {"step": 12, "value": 0.25}
     assert items["item"].to_pylist() == ["item-10", "item-20", "item-30"]
