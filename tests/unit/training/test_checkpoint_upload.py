@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ class FileEngine:
     def __init__(self, rank: int) -> None:
         self.rank = rank
         self.num_saves = 0
+        self.model = SimpleNamespace(semantic_ids=None)
 
     def save(self, folder: Path) -> None:
         self.num_saves += 1
