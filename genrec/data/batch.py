@@ -82,6 +82,25 @@ class Batch:
         """Token index of each sequence's last event, [num_sequences]."""
         return self.offsets[1:] - 1
 
+    def newest(self, max_length: int) -> "Batch":
+        """The last `max_length` events of each sequence, for a model with shorter windows; for reading, not training:
+        targets are left out."""
+        lengths = self.offsets.diff().clamp(max=max_length)
+        if int(lengths.sum()) == self.num_tokens:
+            return self
+        ends = lengths.cumsum(0)
+        firsts = self.offsets[1:] - lengths
+        places = torch.arange(int(ends[-1]), device=self.offsets.device)
+        kept = places + torch.repeat_interleave(firsts - (ends - lengths), lengths)
+        return Batch(
+            items=self.items[kept],
+            times=self.times[kept],
+            actions=self.actions[kept],
+            targets=torch.full_like(kept, -1),
+            target_times=self.target_times[kept],
+            offsets=torch.cat([ends.new_zeros(1), ends]),
+        )
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ON_CPU}
