@@ -49,6 +49,7 @@ def evaluate_run(
     config, weights, info = export.config, export.state_dict, export.info
     _check_roles(config, roles, str(run.root))
     manifest = load_manifest(config.data.prepared)
+    _check_items(export, manifest, str(run.root))
     model = _load_model(export, manifest, workers, device or torch.device("cpu"))
     num_parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
     del export, weights  # the whole item table, where it is shared out
@@ -83,8 +84,8 @@ def evaluate_served(run: RunDir, roles: Sequence[Role], served: ServedModel) -> 
                 f"{served.rerank} was trained on another prepared set than {run.root}, or on another split of it, so "
                 "it may have seen what it would be asked about; train both on one set."
             )
-    manifest = load_manifest(config.data.prepared)
     _check_roles(config, roles, str(run.root))
+    manifest = load_manifest(config.data.prepared)
     num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
     evaluation: dict[str, Any] = {}
     for role in roles:
@@ -105,6 +106,17 @@ def _check_roles(config: ExperimentConfig, roles: Sequence[Role], path: str) -> 
         )
 
 
+def _check_items(export: Export, manifest: Manifest, path: str) -> None:
+    """Raises DataError when the prepared set has got or lost items since the training."""
+    if export.items.num_rows == manifest.num_items:
+        return
+    way_out = "evaluate it with --map MAP, once that has codes for them" if export.semantic_ids else "train it again"
+    raise DataError(
+        f"{path} was trained on {export.items.num_rows:,} items, and {export.config.data.prepared} has "
+        f"{manifest.num_items:,} by now; {way_out}, or restore the set."
+    )
+
+
 def _told(
     config: ExperimentConfig, manifest: Manifest, role: Role, card: ProtocolCard, step: int, num_parameters: int
 ) -> dict[str, Any]:
@@ -120,17 +132,20 @@ def _told(
 
 def _served_lines(card: ProtocolCard, loaded: LoadedModel, served: ServedModel) -> ProtocolCard:
     """The lines of the card that say who answers, where that is not the run's own model alone."""
+    decoding = str(card["decoding"])
+    if loaded.num_joined:
+        decoding += f"; {loaded.num_joined} items have joined since the training, with codes of the map {served.map}"
     if loaded.ranker is None:
-        return {}
+        return {"decoding": decoding}
     ranker, model = loaded.ranker, loaded.model
     assert isinstance(model, Reranked)
     cold = f" and {len(model.cold_items)} cold items" if served.cold_items else ""
+    decoding += (
+        f"; the {model.num_candidates} best of it{cold} in the order of the scores of {ranker.config.name} "
+        f"({ranker.config.model.name}, step {ranker.info['step']})"
+    )
     reads = ", ".join((*ranker.config.inputs.items, *ranker.config.inputs.names))
-    return {
-        "decoding": f"{card['decoding']}; the {model.num_candidates} best of it{cold} in the order of the scores of "
-        f"{ranker.config.name} ({ranker.config.model.name}, step {ranker.info['step']})",
-        "inputs": f"{card['inputs']}; re-ranking: {reads}",
-    }
+    return {"decoding": decoding, "inputs": f"{card['inputs']}; re-ranking: {reads}"}
 
 
 def _load_model(export: Export, manifest: Manifest, workers: Workers, device: torch.device) -> SequenceModel:

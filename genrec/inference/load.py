@@ -12,6 +12,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.item_types import item_type_codes
 from genrec.errors import ConfigError, DataError
 from genrec.inference.export import Export, find_export, read_export
+from genrec.inference.extended import extended
 from genrec.inference.serving import AS_TRAINED, ServedModel
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
@@ -25,13 +26,14 @@ class LoadedModel:
     """A model that answers, its items, and what is known about it.
 
     `config` and `info` are the export's; where another model re-ranks, `config` says what both read, and `ranker` is
-    that one.
+    that one. `num_joined` of the items have joined since the training, with codes of an extended map.
     """
 
     model: SequenceModel
     config: ExperimentConfig
     items: pa.Table
     info: dict[str, Any]
+    num_joined: int = 0
     ranker: "LoadedModel | None" = None
 
     @property
@@ -47,8 +49,12 @@ def load_model(path: str | Path, served: ServedModel = AS_TRAINED) -> LoadedMode
     """
     folder = find_export(path)
     export = read_export(folder)
+    num_trained_items = export.items.num_rows
+    if served.map is not None:
+        export = extended(export, served.map, str(path))
+    num_joined = export.items.num_rows - num_trained_items
     if served.rerank is None:
-        return _built(export, folder)
+        return _built(export, folder, num_joined)
     ranker_folder = find_export(served.rerank)
     ranker_export = read_export(ranker_folder)
     _check_pair(export, ranker_export, str(path), str(served.rerank))
@@ -66,10 +72,10 @@ def load_model(path: str | Path, served: ServedModel = AS_TRAINED) -> LoadedMode
         torch.tensor(cold_items, dtype=torch.int64),
     )
     config = _of_both(proposer.config, ranker.config)
-    return LoadedModel(model.eval(), config, export.items, export.info, ranker)
+    return LoadedModel(model.eval(), config, export.items, export.info, num_joined, ranker)
 
 
-def _built(export: Export, folder: Path) -> LoadedModel:
+def _built(export: Export, folder: Path, num_joined: int = 0) -> LoadedModel:
     types = item_type_codes(export.items)
     num_actions = len(export.info.get("actions", ()))
     model = build_model(export.config, export.items.num_rows, types, num_actions, export.vectors, export.semantic_ids)
@@ -85,7 +91,7 @@ def _built(export: Export, folder: Path) -> LoadedModel:
             f"The weights in {folder} hold NaN: training has diverged; train again with a lower optimizer.lr."
         )
     settle(model)
-    return LoadedModel(model.eval(), export.config, export.items, export.info)
+    return LoadedModel(model.eval(), export.config, export.items, export.info, num_joined)
 
 
 def _check_pair(export: Export, ranker: Export, path: str, ranker_path: str) -> None:

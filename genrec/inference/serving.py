@@ -10,6 +10,9 @@ from genrec.config_data import Section
 class ServedModel(Section):
     """Which model answers, where that is more than the run's own."""
 
+    map: Path | None = Field(
+        None, description="models over codes: folder of their map, extended since the training by new items"
+    )
     rerank: Path | None = Field(
         None, description="models over codes: run or export whose scores order the items that are found"
     )

@@ -56,10 +56,12 @@ class Extended:
         if not self.num_new:
             return ["The map has codes for every item already; nothing was changed."]
         told = [f"{self.num_new:,} new items have codes, {self.num_moved:,} of them another than their first choice."]
-        if self.grown is not None:
+        if self.grown is None:
+            told.append("`genrec recommend RUN --map MAP` lets a model that was trained before write them.")
+        else:
             told.append(
                 f"The last level grew from {self.grown[0]} to {self.grown[1]} codes: a model trained before has no "
-                "output for the new ones; train it again, or start one from its weights."
+                "output for the new ones; train it again."
             )
         if self.error_before is not None and self.error_new is not None:
             drift = self.error_new > DRIFT * self.error_before + 1e-6
