@@ -111,6 +111,12 @@ class RQVAETokenizer(Section):
     lr: float = Field(0.4, gt=0, description="learning rate")
     rows_per_batch: int = Field(1_024, ge=1, description="vectors of a step")
     epochs: int = Field(20_000, ge=1, description="passes over the vectors")
+    revive_every: int | None = Field(
+        None,
+        ge=1,
+        description="after so many passes, codes that no vector picked in them start again where vectors are far from "
+        "all codes; null: never, as published",
+    )
 
     @model_validator(mode="after")
     def _sizes(self) -> "RQVAETokenizer":

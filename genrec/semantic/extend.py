@@ -125,11 +125,12 @@ def _check_same(section: SemanticIdsConfig, old: SemanticIds) -> None:
 
 
 def _what_counts(values: object) -> object:
-    """Settings without those that change no vector: where files lie, and how fast they are read."""
+    """Settings without those that change no vector: where files lie, and how fast they are read; and without those that
+    are null, which a map of an older version may not have."""
     if not isinstance(values, dict):
         return values
     free = {"path", "ids", "encoder", "workers", "texts_per_batch", "texts_per_shard", "rows_per_batch"}
-    return {name: value for name, value in values.items() if name not in free}
+    return {name: value for name, value in values.items() if name not in free and value is not None}
 
 
 def _published(
