@@ -295,7 +295,7 @@ class Recommender:
         lengths = [len(events) for events in parts]
         items, seconds, known_codes = np.concatenate([np.zeros((0, 3), dtype=np.int64), *parts]).T
         return Histories(
-            users=np.arange(len(histories), dtype=np.int64),
+            users=np.full(len(histories), -1, dtype=np.int64),
             items=items,
             times=seconds,
             actions=known_codes,
