@@ -18,14 +18,17 @@ from rich.progress import Progress, TextColumn
 from genrec.cli_bench import bench
 from genrec.cli_checkpoints import checkpoints
 from genrec.cli_compare import compare
+from genrec.cli_options import options_of
 from genrec.cli_plan import plan
 from genrec.cli_report import report
 from genrec.cli_submit import jobs, status, submit
 from genrec.cli_tokenize import tokenize
 from genrec.cli_tune import tune
 from genrec.config import ExperimentConfig, load_config
+from genrec.config_errors import explain_validation_error
 from genrec.data.schema import Role
 from genrec.errors import ConfigError, GenrecError, full_disk
+from genrec.inference.serving import ServedModel, Serving
 from genrec.run_dir import RunDir, load_saved_config, log_to, open_run, run_dir_of
 
 STARTED_AT_S = time.time()
@@ -188,20 +191,24 @@ def _fit(experiment: ExperimentConfig, run: RunDir, launcher: str, profile: bool
 
 
 @app.command()
+@options_of({ServedModel: "Another model than the run's own; its metrics go to evaluation-served.json"})
 def evaluate(
     run: RunPath,
     split: Annotated[Literal["validation", "test", "both"], typer.Option(help="which events to predict")] = "both",
     slices: Annotated[bool, typer.Option("--slices", help="also by history length, popularity, type of item")] = False,
     as_json: AsJson = False,
+    **served: Any,
 ) -> None:
     """Measure a run's best model on the whole catalogue, beside the popularity baseline."""
-    from genrec.evaluation.run_evaluation import evaluate_run
+    from genrec.evaluation.run_evaluation import evaluate_run, evaluate_served
     from genrec.reporting.console import slices_summary
 
+    asked = explain_validation_error(ServedModel, served, "genrec evaluate")
     directory, experiment = open_run(run)
     roles: tuple[Role, ...] = experiment.evaluated_roles if split == "both" else (split,)
     with nullcontext() if as_json else console.status("evaluating"):
-        evaluation = evaluate_run(directory, roles)
+        is_plain = asked == ServedModel()
+        evaluation = evaluate_run(directory, roles) if is_plain else evaluate_served(directory, roles, asked)
         directory.push()
     if as_json:
         print(json.dumps(evaluation))
@@ -212,30 +219,21 @@ def evaluate(
 
 
 @app.command()
+@options_of({Serving: None})
 def recommend(
     run: RunPath,
     k: Annotated[int, typer.Option("--k", min=1, help="items for each user")] = 10,
     output: Annotated[Path | None, typer.Option(help="folder for the Parquet files; default: in the run")] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="items of the user's history may come back")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace existing recommendations")] = False,
-    item_type: Annotated[list[str] | None, typer.Option(help="items of this type alone; again for more types")] = None,
-    max_per_prefix: Annotated[
-        int | None, typer.Option(min=1, help="models over codes: items of a list that may share their first code")
-    ] = None,
+    **serving: Any,
 ) -> None:
     """Write the k best items of every user to Parquet."""
     from genrec.inference.batch import recommend_all
 
+    asked = explain_validation_error(Serving, serving, "genrec recommend")
     directory, _ = open_run(run)
-    path = recommend_all(
-        directory,
-        output,
-        k,
-        exclude_seen=not keep_seen,
-        overwrite=overwrite,
-        item_types=item_type or (),
-        max_per_prefix=max_per_prefix,
-    )
+    path = recommend_all(directory, output, k, exclude_seen=not keep_seen, overwrite=overwrite, serving=asked)
     directory.push()
     console.print(f"Recommendations: {path}", highlight=False)
 

@@ -1,8 +1,7 @@
 """`genrec submit -- COMMAND`, `genrec jobs ...`: the same commands on a cluster; `genrec status`: how a run does."""
 
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from genrec.config import Section
+from genrec.cli_options import options_of
 from genrec.errors import ConfigError
 from genrec.launch.cluster_facts import dashboard_of
 from genrec.launch.job_command import NOT_ON_A_CLUSTER
@@ -34,30 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a ta
 jobs = typer.Typer(help="Jobs of a cluster: list, logs, stop, status.", no_args_is_help=True)
 
 
-def _with_options_of_a_job(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for every setting of a job: their names, types, defaults and help have one home."""
-    signature = inspect.signature(command)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    panels: dict[type[Section], str] = {
-        EntrypointOptions: "The job",
-        ManifestOptions: "The machines of a manifest (--render)",
-    }
-    described = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.get_default(call_default_factory=True),
-            annotation=Annotated[field.annotation, typer.Option(help=field.description, rich_help_panel=panel)],
-        )
-        for model, panel in panels.items()
-        for name, field in model.model_fields.items()
-    ]
-    command.__signature__ = signature.replace(parameters=[*own, *described])  # type: ignore[attr-defined]
-    command.__annotations__ |= {parameter.name: parameter.annotation for parameter in described}
-    return command
-
-
-@_with_options_of_a_job
+@options_of({EntrypointOptions: "The job", ManifestOptions: "The machines of a manifest (--render)"})
 def submit(
     context: typer.Context,
     command: Annotated[

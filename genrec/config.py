@@ -312,9 +312,14 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _codes(self) -> "ExperimentConfig":
+        name = self.model.name
+        if not self.writes_codes and self.inputs.users is not None:
+            raise ValueError(
+                f"inputs.users is a token of models that write codes, and model.name is {name}; leave it out, or use "
+                "code-decoder or tiger"
+            )
         if not self.writes_codes:
             return self
-        name = self.model.name
         if self.semantic_ids is None:
             raise ValueError(
                 f"model.name: {name} writes codes of items, and semantic_ids is null; set semantic_ids.path to the "

@@ -5,7 +5,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from genrec.config_data import Section, kind_by_default
 
@@ -76,16 +76,21 @@ Vectors = Annotated[
 MAX_CODES = 65_536
 
 
-def _check_sizes(sizes: tuple[int, ...]) -> None:
+def _checked_sizes(sizes: tuple[int, ...]) -> tuple[int, ...]:
     if any(size < 2 or size > MAX_CODES for size in sizes):
         raise ValueError(f"sizes {list(sizes)} must each be 2 to {MAX_CODES}; 256 is usual")
+    return sizes
+
+
+Sizes = Annotated[tuple[int, ...], AfterValidator(_checked_sizes)]
+"""Codes of each level."""
 
 
 class RKMeansTokenizer(Section):
     """Residual k-means: each level clusters what the levels before it have left over."""
 
     name: Literal["rkmeans"]
-    sizes: tuple[int, ...] = Field((256, 256, 256), min_length=1, description="codes of each level")
+    sizes: Sizes = Field((256, 256, 256), min_length=1, description="codes of each level")
     iterations: int = Field(25, ge=1, description="passes over the vectors for each level, after the k-means++ start")
     balance: float = Field(
         0.0, ge=0, description="above 0, full codes cost more, so that codes get equal shares of the items; 1 is strong"
@@ -93,17 +98,12 @@ class RKMeansTokenizer(Section):
     rows_per_batch: int = Field(16_384, ge=1, description="vectors in memory at a time")
     max_train_rows: int = Field(1_000_000, ge=2, description="of more vectors, a seeded sample trains the codes")
 
-    @model_validator(mode="after")
-    def _sizes(self) -> "RKMeansTokenizer":
-        _check_sizes(self.sizes)
-        return self
-
 
 class RQVAETokenizer(Section):
     """RQ-VAE: an autoencoder whose middle is quantised level by level. The defaults are TIGER's (arXiv 2305.05065)."""
 
     name: Literal["rqvae"]
-    sizes: tuple[int, ...] = Field((256, 256, 256), min_length=1, description="codes of each level")
+    sizes: Sizes = Field((256, 256, 256), min_length=1, description="codes of each level")
     hidden_dims: tuple[int, ...] = Field((512, 256, 128), description="layers of the encoder; the decoder mirrors them")
     latent_dim: int = Field(32, ge=1, description="numbers in the middle, which are quantised")
     beta: float = Field(0.25, ge=0, description="weight of the commitment loss")
@@ -111,11 +111,12 @@ class RQVAETokenizer(Section):
     lr: float = Field(0.4, gt=0, description="learning rate")
     rows_per_batch: int = Field(1_024, ge=1, description="vectors of a step")
     epochs: int = Field(20_000, ge=1, description="passes over the vectors")
-
-    @model_validator(mode="after")
-    def _sizes(self) -> "RQVAETokenizer":
-        _check_sizes(self.sizes)
-        return self
+    revive_every: int | None = Field(
+        None,
+        ge=1,
+        description="after so many passes, codes that no vector picked in them start again where vectors are far from "
+        "all codes; null: never, as published",
+    )
 
 
 class FSQTokenizer(Section):
@@ -137,7 +138,7 @@ class FSQTokenizer(Section):
     def _sizes(self) -> "FSQTokenizer":
         if any(not level or min(level) < 2 for level in self.grid):
             raise ValueError(f"grid {[list(level) for level in self.grid]} needs at least 2 steps everywhere; add some")
-        _check_sizes(self.sizes)
+        _checked_sizes(self.sizes)
         return self
 
     @property

@@ -91,6 +91,19 @@ class ItemVectorInputs(Section):
     )
 
 
+class UserInputs(Section):
+    """A token of the user before the history: a row of a small table, by a hash of the user."""
+
+    rows: int = Field(2_000, ge=1, description="rows that all users share; TIGER has 2,000")
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of training windows whose user counts as unknown, which teaches the row of unknown users; "
+        "TIGER has none, and 0 leaves that row as it began",
+    )
+
+
 class InputsConfig(Section):
     """What the model sees of an event besides its item."""
 
@@ -101,6 +114,9 @@ class InputsConfig(Section):
     )
     item_vectors: ItemVectorInputs | None = Field(
         None, description="items are known by `data.item_vectors`, too; null is by their ids alone"
+    )
+    users: UserInputs | None = Field(
+        None, description="models that write codes: a token of the user before the history; null is none"
     )
 
     @property

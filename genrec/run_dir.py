@@ -4,6 +4,7 @@ runs/NAME/
   config.yaml         the resolved config           environment.json   commit, versions, hardware
   metrics.jsonl       one JSON object a line        log.txt            what the console said
   evaluation.json     metrics and protocol cards    report.html        `genrec report`
+  evaluation-served.json   the same with options of `genrec evaluate` that change who answers
   checkpoints/step_00001000/                        see training/checkpoint.py
   export/             model.safetensors, config.yaml, items.parquet: the best model by validation
   exports/step_.../   the same of other checkpoints: `genrec checkpoints RUN --export STEP`
@@ -88,6 +89,11 @@ class RunDir:
     def evaluation_path(self) -> Path:
         """Final metrics and their protocol cards."""
         return self.root / "evaluation.json"
+
+    @property
+    def served_evaluation_path(self) -> Path:
+        """The same of a run's model that another one re-ranks."""
+        return self.root / "evaluation-served.json"
 
     def ranks_path(self, role: str) -> Path:
         """The rank of every evaluated user, from which runs are compared."""

@@ -35,7 +35,7 @@ class Batch:
     step_weight                                 sum of their weights; the loss is divided by it
     step_actions                                next events of the whole step whose action is known
     step_values                                 those whose value is known
-    users          [num_sequences] int64        who the windows belong to; None outside training
+    users          [num_sequences] int64        who the windows belong to, -1 where unknown; None where all are
     starts         [num_sequences] int64        place of each window's first event in its user's history; None outside
     negatives      [num_negatives] int64        the step's pool of targets; None where no loss asks for one
     target_weights [num_tokens] float32         factor of each target's loss; None where all count alike
@@ -43,9 +43,9 @@ class Batch:
     next_actions   [num_tokens] int64           its action, 0 where unknown; None likewise
     next_values    [num_tokens] float32         its value (seconds played), NaN where unknown; None likewise
 
-    `users` and `starts` name what was trained, for logs, and a loss prepares `negatives` on the CPU: they stay where
-    they are when the batch moves to a device. A micro-batch without windows has one sequence of padding, and users and
-    starts of length 0.
+    `users` are hashed on the CPU, `starts` name what was trained, for logs, and a loss prepares `negatives` on the CPU:
+    they stay where they are when the batch moves to a device. A micro-batch without windows has one sequence of
+    padding, and users and starts of length 0.
     """
 
     items: Tensor
@@ -81,6 +81,26 @@ class Batch:
     def last_positions(self) -> Tensor:
         """Token index of each sequence's last event, [num_sequences]."""
         return self.offsets[1:] - 1
+
+    def newest(self, max_length: int) -> "Batch":
+        """The last `max_length` events of each sequence, for a model with shorter windows; for reading, not training:
+        targets are left out."""
+        lengths = self.offsets.diff().clamp(max=max_length)
+        if int(lengths.sum()) == self.num_tokens:
+            return self
+        ends = lengths.cumsum(0)
+        firsts = self.offsets[1:] - lengths
+        places = torch.arange(int(ends[-1]), device=self.offsets.device)
+        kept = places + torch.repeat_interleave(firsts - (ends - lengths), lengths)
+        return Batch(
+            items=self.items[kept],
+            times=self.times[kept],
+            actions=self.actions[kept],
+            targets=torch.full_like(kept, -1),
+            target_times=self.target_times[kept],
+            offsets=torch.cat([ends.new_zeros(1), ends]),
+            users=self.users,
+        )
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""

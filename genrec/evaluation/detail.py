@@ -11,13 +11,13 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.schema import Role
+from genrec.data.user_hashes import user_hashes
 from genrec.evaluation.bootstrap import intervals
 from genrec.evaluation.evaluate import evaluating, finish, ranked_users
 from genrec.evaluation.exposure import Exposure
 from genrec.evaluation.heads import evaluate_heads
 from genrec.evaluation.metrics import RankSums
 from genrec.evaluation.slices import SliceSums, read_item_facts
-from genrec.evaluation.user_hashes import user_hashes
 from genrec.evaluation.user_ranks import MAX_SAVED_USERS, UserRanks
 from genrec.evaluation.workers import Workers
 from genrec.models.base import SequenceModel

@@ -94,7 +94,8 @@ def _candidates(manifest: Manifest) -> str:
 def _known_by(config: ExperimentConfig) -> tuple[str, ...]:
     if not config.writes_codes:
         return config.inputs.items
-    return ("codes", "items") if getattr(config.model, "item_ids", False) else ("codes",)
+    items = ("items",) if getattr(config.model, "item_ids", False) else ()
+    return ("codes", *items, *(("user",) if config.inputs.users is not None else ()))
 
 
 def _ties(config: ExperimentConfig) -> str:

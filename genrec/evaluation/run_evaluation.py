@@ -7,20 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError
 from genrec.evaluation.detail import evaluate_in_detail
 from genrec.evaluation.popularity import evaluate_popularity
-from genrec.evaluation.protocol import protocol_card
+from genrec.evaluation.protocol import ProtocolCard, protocol_card
 from genrec.evaluation.sharded_table import share_out
 from genrec.evaluation.user_ranks import UserRanks, write_ranks
-from genrec.evaluation.workers import Workers
+from genrec.evaluation.workers import ALONE, Workers
 from genrec.inference.export import Export, read_export
+from genrec.inference.load import LoadedModel, load_model
+from genrec.inference.serving import ServedModel
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.models.fused_table import settle
+from genrec.models.reranked import Reranked
 from genrec.run_dir import RunDir, write_atomically
 
 TABLE = "item_table.weight"
@@ -43,12 +47,9 @@ def evaluate_run(
     workers = Workers(rank, world_size, all_reduce)
     export = read_export(run.export_path)
     config, weights, info = export.config, export.state_dict, export.info
-    if not set(roles) <= set(config.evaluated_roles):
-        raise DataError(
-            f"{run.root} is a refit: it was trained on the validation events, so nothing is left to validate it on; "
-            "evaluate it on test."
-        )
+    _check_roles(config, roles, str(run.root))
     manifest = load_manifest(config.data.prepared)
+    _check_items(export, manifest, str(run.root))
     model = _load_model(export, manifest, workers, device or torch.device("cpu"))
     num_parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
     del export, weights  # the whole item table, where it is shared out
@@ -58,17 +59,93 @@ def evaluate_run(
         detail = evaluate_in_detail(model, config, manifest, role, workers, step=info["step"])
         evaluation[role], ranks[role] = detail.values, detail.ranks
         if rank == 0:
-            evaluation[role]["popularity"] = evaluate_popularity(config, manifest, role).metrics
-            evaluation[role]["protocol"] = protocol_card(config, manifest, model.uses_query_time, role, info["step"])
-            evaluation[role]["best_step"] = info["step"]
-            evaluation[role]["num_parameters"] = num_parameters
-            if role == "test" and manifest.best_known:
-                evaluation[role]["best_known"] = manifest.best_known
+            card = protocol_card(config, manifest, model.uses_query_time, role, info["step"])
+            evaluation[role] |= _told(config, manifest, role, card, info["step"], num_parameters)
     if rank == 0:
         for name, found in ranks.items():
             write_ranks(run.ranks_path(name), found)
         write_atomically(run.evaluation_path, json.dumps(_earlier(run, info["step"]) | evaluation, indent=1))
     return evaluation
+
+
+def evaluate_served(run: RunDir, roles: Sequence[Role], served: ServedModel) -> dict[str, Any]:
+    """Metrics by role of what `genrec recommend` answers when it is told the same; written to evaluation-served.json.
+
+    Each file is of one call: other options replace it. This process alone. Raises as `evaluate_run` and `load_model`
+    do, and DataError when the model that re-ranks was trained on another prepared set, whose training events may be
+    what is asked about here.
+    """
+    loaded = load_model(run.root, served)
+    config, step = loaded.config, loaded.info["step"]
+    if loaded.ranker is not None:
+        _check_roles(loaded.ranker.config, roles, str(served.rerank))
+        if loaded.ranker.info.get("content_hash") != loaded.info.get("content_hash"):
+            raise DataError(
+                f"{served.rerank} was trained on another prepared set than {run.root}, or on another split of it, so "
+                "it may have seen what it would be asked about; train both on one set."
+            )
+    _check_roles(config, roles, str(run.root))
+    manifest = load_manifest(config.data.prepared)
+    num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
+    evaluation: dict[str, Any] = {}
+    for role in roles:
+        detail = evaluate_in_detail(loaded.model, config, manifest, role, ALONE, step=step)
+        card = protocol_card(config, manifest, loaded.model.uses_query_time, role, step)
+        card |= _served_lines(card, loaded, served)
+        evaluation[role] = detail.values | _told(config, manifest, role, card, step, num_parameters)
+    write_atomically(run.served_evaluation_path, json.dumps(evaluation, indent=1))
+    return evaluation
+
+
+def _check_roles(config: ExperimentConfig, roles: Sequence[Role], path: str) -> None:
+    """Raises DataError when a model was trained on what a role asks about."""
+    if not set(roles) <= set(config.evaluated_roles):
+        raise DataError(
+            f"{path} is a refit: it was trained on the validation events, so nothing is left to validate it on; "
+            "evaluate it on test."
+        )
+
+
+def _check_items(export: Export, manifest: Manifest, path: str) -> None:
+    """Raises DataError when the prepared set has got or lost items since the training."""
+    if export.items.num_rows == manifest.num_items:
+        return
+    way_out = "evaluate it with --map MAP, once that has codes for them" if export.semantic_ids else "train it again"
+    raise DataError(
+        f"{path} was trained on {export.items.num_rows:,} items, and {export.config.data.prepared} has "
+        f"{manifest.num_items:,} by now; {way_out}, or restore the set."
+    )
+
+
+def _told(
+    config: ExperimentConfig, manifest: Manifest, role: Role, card: ProtocolCard, step: int, num_parameters: int
+) -> dict[str, Any]:
+    """What evaluation.json says beside the measurements of a role."""
+    known = {"best_known": manifest.best_known} if role == "test" and manifest.best_known else {}
+    return {
+        "popularity": evaluate_popularity(config, manifest, role).metrics,
+        "protocol": card,
+        "best_step": step,
+        "num_parameters": num_parameters,
+    } | known
+
+
+def _served_lines(card: ProtocolCard, loaded: LoadedModel, served: ServedModel) -> ProtocolCard:
+    """The lines of the card that say who answers, where that is not the run's own model alone."""
+    decoding = str(card["decoding"])
+    if loaded.num_joined:
+        decoding += f"; {loaded.num_joined} items have joined since the training, with codes of the map {served.map}"
+    if loaded.ranker is None:
+        return {"decoding": decoding}
+    ranker, model = loaded.ranker, loaded.model
+    assert isinstance(model, Reranked)
+    cold = f" and {len(model.cold_items)} cold items" if served.cold_items else ""
+    decoding += (
+        f"; the {model.num_candidates} best of it{cold} in the order of the scores of {ranker.config.name} "
+        f"({ranker.config.model.name}, step {ranker.info['step']})"
+    )
+    reads = ", ".join((*ranker.config.inputs.items, *ranker.config.inputs.names))
+    return {"decoding": decoding, "inputs": f"{card['inputs']}; re-ranking: {reads}"}
 
 
 def _load_model(export: Export, manifest: Manifest, workers: Workers, device: torch.device) -> SequenceModel:

@@ -9,7 +9,7 @@ is in one share. Nothing that comes after a user's target is read into a batch.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from genrec.data.schema import VALUES, Role
 from genrec.data.sequence_files import read_row_group
 from genrec.data.split import history_ends
 from genrec.data.target_actions import target_codes
-from genrec.evaluation.user_hashes import user_hashes
+from genrec.data.user_hashes import user_hashes
 
 IntArray = npt.NDArray[np.int64]
 
@@ -39,7 +39,7 @@ TOKENS_PER_TRAINING_MICRO_BATCH = 4  # no activations are kept, so a batch may h
 class Histories:
     """Events of some users, one user after another.
 
-    users    [num_users]       user indices
+    users    [num_users]       user indices, -1 for a user that the set does not know
     items    [num_events]      item indices
     times    [num_events]      seconds
     actions  [num_events]      0 when the log has none
@@ -117,9 +117,10 @@ def window_batch(histories: Histories, max_length: int, query_times: IntArray) -
     target_times = np.empty_like(window.times)
     target_times[:-1] = window.times[1:]
     target_times[window.offsets[1:] - 1] = query_times
-    return batch_from_arrays(
+    batch = batch_from_arrays(
         window.items, window.offsets, times=window.times, target_times=target_times, actions=window.actions
     )
+    return replace(batch, users=torch.from_numpy(window.users))
 
 
 def seen_pairs(histories: Histories) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from genrec.data.stored_set import at_hand, whole_place
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.evaluation.users import Histories, IntArray, histories_from_table
 from genrec.inference.recommender import Recommender, check_k, ids_by_index
+from genrec.inference.serving import AS_TRAINED, Serving
 from genrec.run_dir import RunDir
 
 EXCEPTION_LINE = re.compile(r"(?!ray\.)[\w.]*(Error|Exception): ")
@@ -37,8 +37,7 @@ def recommend_all(
     exclude_seen: bool = True,
     now: int | None = None,
     overwrite: bool = False,
-    item_types: Sequence[str] = (),
-    max_per_prefix: int | None = None,
+    serving: Serving = AS_TRAINED,
 ) -> Path:
     """Writes the k best items of every user, from all of the user's events, and returns the folder.
 
@@ -46,12 +45,13 @@ def recommend_all(
     id), `items` (original ids, best first; fewer than k when `exclude_seen` leaves fewer), `scores`, and what the
     model's heads expect of each item: `p_ACTION` for every action, `seconds`. `now` is the second that is asked about
     (None: right after each user's last event). Items that were appended to the set since the training are left out of
-    the histories; a user with no other gets no items. `item_types` and `max_per_prefix` are as in
-    `Recommender.limited`. The folder appears once it is complete.
-    Raises ConfigError on a k beyond the catalogue and on an output that exists (unless `overwrite`), DataError when
-    the export or the prepared set is missing or they do not belong together, RunError when Ray Data fails.
+    the histories; a user with no other gets no items. `serving` says which model answers, and with which items. The
+    folder appears once it is complete.
+    Raises ConfigError on a k beyond the catalogue, on an output that exists (unless `overwrite`) and on a model that
+    cannot do what is asked, DataError when the export or the prepared set is missing or they do not belong together,
+    RunError when Ray Data fails.
     """
-    recommender = Recommender.load(run.root).limited(item_types, max_per_prefix)
+    recommender = Recommender.load(run.root, served=serving).limited(serving.item_type, serving.max_per_prefix)
     config = recommender.config
     target = (output or run.root / "recommendations").resolve()
     check_k(k, recommender.num_items)

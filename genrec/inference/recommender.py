@@ -13,7 +13,7 @@ import torch
 
 from genrec.config import ExperimentConfig
 from genrec.data.batch import Batch
-from genrec.data.item_types import item_type_codes, of_types
+from genrec.data.item_types import of_types
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.evaluation.users import (
     Histories,
@@ -24,10 +24,9 @@ from genrec.evaluation.users import (
     users_per_batch_of,
     window_batch,
 )
-from genrec.inference.export import find_export, read_export
+from genrec.inference.load import load_model
+from genrec.inference.serving import AS_TRAINED, ServedModel
 from genrec.models.base import SequenceModel
-from genrec.models.build import build_model
-from genrec.models.fused_table import settle
 
 ItemId = int | str
 
@@ -75,28 +74,15 @@ class Recommender:
         self._max_per_prefix: int | None = None
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Recommender":
-        """The best model of a run directory or of an export folder; raises DataError when there is none."""
-        folder = find_export(path)
-        export = read_export(folder)
-        actions = export.info.get("actions", ())
-        types = item_type_codes(export.items)
-        model = build_model(
-            export.config, export.items.num_rows, types, len(actions), export.vectors, export.semantic_ids
-        )
-        try:
-            model.load_state_dict(export.state_dict)
-        except RuntimeError as error:
-            raise DataError(
-                f"The weights in {folder} are not of the model in its config ({str(error).splitlines()[0]}); "
-                "train again, or copy the whole folder."
-            ) from error
-        if any(bool(weight.isnan().any()) for weight in export.state_dict.values() if weight.is_floating_point()):
-            raise DataError(
-                f"The weights in {folder} hold NaN: training has diverged; train again with a lower optimizer.lr."
-            )
-        settle(model)
-        return cls(model.to(device), export.config, export.items, actions)
+    def load(
+        cls, path: str | Path, device: torch.device | str = "cpu", served: ServedModel = AS_TRAINED
+    ) -> "Recommender":
+        """The best model of a run directory or of an export folder, as `served` asks for it.
+
+        Raises DataError when there is none, ConfigError when it cannot do what is asked.
+        """
+        loaded = load_model(path, served)
+        return cls(loaded.model.to(device), loaded.config, loaded.items, loaded.actions)
 
     def to(self, device: torch.device | str) -> "Recommender":
         """This recommender, with its model moved to another device."""
@@ -309,7 +295,7 @@ class Recommender:
         lengths = [len(events) for events in parts]
         items, seconds, known_codes = np.concatenate([np.zeros((0, 3), dtype=np.int64), *parts]).T
         return Histories(
-            users=np.arange(len(histories), dtype=np.int64),
+            users=np.full(len(histories), -1, dtype=np.int64),
             items=items,
             times=seconds,
             actions=known_codes,

@@ -65,7 +65,7 @@ def _on_storage(config: ExperimentConfig, storage: str | None) -> Iterator[str]:
 
 
 def _moved_paths(given: Mapping[str, Any], storage: str | None) -> Iterator[tuple[str, str]]:
-    for name in ("run", "runs", "data"):
+    for name in ("run", "runs", "data", "rerank", "map"):
         value = given.get(name)
         for path in value if isinstance(value, list | tuple) else [value]:
             if isinstance(path, Path):

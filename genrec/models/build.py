@@ -72,6 +72,6 @@ def _code_model(config: ExperimentConfig, ids: SemanticIds | None, inputs: Input
     assert isinstance(loss, FullSoftmax)  # the config is checked
     setting = CodeSetting(ids, config.evaluation)
     if isinstance(config.model, TigerConfig):
-        return Tiger(config.model, setting, loss)
+        return Tiger(config.model, setting, loss, inputs)
     assert isinstance(config.model, CodeDecoderConfig)
     return CodeDecoder(config.model, setting, config.sequence.max_length, loss, inputs)

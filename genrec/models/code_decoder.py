@@ -6,7 +6,8 @@
                       h = norm(blocks(x))
                       [h_i, E[c_0], .., E[c_(L-2)]] through `level_layers` blocks: place l predicts c_l
 
-Each level has scores of its own, from a table of its codes. `history: items` needs a fraction of the attention: with
+With `inputs.users` the token of the user comes before either (user_token.py). Each level has scores of its own, from a
+table of its codes. `history: items` needs a fraction of the attention: with
 n items and L codes, n^2 pairs and n short sequences of L against (n L)^2 pairs.
 """
 
@@ -26,6 +27,7 @@ from genrec.models.item_table import ItemTable, NoItemTable
 from genrec.models.jagged import jagged_layout
 from genrec.models.layers import NO_INPUTS, Dropout, InputLayer, Inputs
 from genrec.models.rotary import rotation_of
+from genrec.models.user_token import UserToken, before_sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class CodeDecoder(CodeModel):
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(dim, eps=NORM_EPS)
         self.dropout = Dropout(config.dropout)
+        users = inputs.config.users
+        self.user = None if users is None else UserToken(users, dim, std=INIT_STD)
         self.input = (
             InputLayer(max_length, dim, config.dropout, std=dim**-0.5, positions=False, inputs=inputs)
             if self.as_items
@@ -86,8 +90,8 @@ class CodeDecoder(CodeModel):
         if self.as_items:
             return self._contexts(batch)
         tokens = self._history_tokens(batch)
-        hidden = self._run(self._embed(tokens.flatten()), batch.offsets * tokens.shape[1])
-        return hidden[tokens.shape[1] - 1 :: tokens.shape[1]]
+        x, offsets, places = self._with_users(self._embed(tokens.flatten()), batch, batch.offsets * tokens.shape[1])
+        return self._run(x, offsets)[places[tokens.shape[1] - 1 :: tokens.shape[1]]]
 
     def code_hidden(self, batch: Batch, positions: Tensor, tokens: Tensor) -> Tensor:
         """See `CodeModel`."""
@@ -104,9 +108,10 @@ class CodeDecoder(CodeModel):
         stream[first.unsqueeze(1) + torch.arange(width, device=first.device)] = history
         last_targets = self.tokens(batch.targets[batch.last_positions].clamp(min=0))[:, :tail]
         stream[offsets[1:].unsqueeze(1) - tail + torch.arange(tail, device=first.device)] = last_targets
-        hidden = self._run(self._embed(stream), offsets)
-        places = first.index_select(0, positions) + width - 1
-        return hidden[places.unsqueeze(1) + torch.arange(self.num_levels, device=first.device)]
+        x, offsets, places = self._with_users(self._embed(stream), batch, offsets)
+        written_from = first.index_select(0, positions) + width - 1
+        rows = written_from.unsqueeze(1) + torch.arange(self.num_levels, device=first.device)
+        return self._run(x, offsets)[places[rows]]
 
     def code_loss(self, hidden: Tensor, tokens: Tensor, weights: Tensor | None) -> Tensor:
         """See `CodeModel`: each level against its own codes."""
@@ -123,9 +128,8 @@ class CodeDecoder(CodeModel):
             offsets = torch.arange(batch.num_sequences + 1, device=contexts.device)
             x, blocks = contexts, self.level_blocks
         else:
-            tokens = self._history_tokens(batch)
-            offsets = batch.offsets * tokens.shape[1]
-            x, blocks = self._embed(tokens.flatten()), self.blocks
+            tokens, blocks = self._history_tokens(batch), self.blocks
+            x, offsets, _ = self._with_users(self._embed(tokens.flatten()), batch, batch.offsets * tokens.shape[1])
         layout = jagged_layout(offsets, self.num_heads)
         rotation = rotation_of(layout.positions, self.head_dim, self.rope_base, x.dtype)
         lengths = offsets.diff()
@@ -180,6 +184,12 @@ class CodeDecoder(CodeModel):
         vectors: Tensor = self.dropout(self.code_table.embed(tokens) * self.scale)
         return vectors
 
+    def _with_users(self, x: Tensor, batch: Batch, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and borders of sequences with their user's token first, where users are read; and where `x` is then."""
+        if self.user is None:
+            return x, offsets, torch.arange(len(x), device=x.device)
+        return before_sequences(self.dropout(self.user(batch) * self.scale), x, offsets)
+
     def _run(self, x: Tensor, offsets: Tensor, blocks: nn.ModuleList | None = None) -> Tensor:
         """Hidden states of sequences with borders `offsets`, through the blocks that write codes."""
         layout = jagged_layout(offsets, self.num_heads)
@@ -196,10 +206,12 @@ class CodeDecoder(CodeModel):
         vectors = self.code_table.embed(tokens.flatten()).view(*tokens.shape, -1).sum(dim=1)
         if self.item_ids:
             vectors = vectors + self.item_table.embed(batch.items)
-        x = self.input(vectors, batch, layout)
+        x, offsets, places = self._with_users(self.input(vectors, batch, layout), batch, batch.offsets)
+        if self.user is not None:
+            layout = jagged_layout(offsets, self.num_heads)
         rotation = rotation_of(layout.positions, self.head_dim, self.rope_base, x.dtype)
         contexts: Tensor = self.context_norm(run_blocks(self.blocks, x, layout, rotation, recompute=self.recompute))
-        return contexts
+        return contexts if self.user is None else contexts.index_select(0, places)
 
     def _write(self, contexts: Tensor, tokens: Tensor) -> Tensor:
         """history: items. Hidden states [num_targets, num_levels, dim] of the codes that follow each context."""

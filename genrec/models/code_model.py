@@ -258,7 +258,7 @@ def sequences_of(batch: Batch, first: int, last: int) -> Batch:
         batch,
         **{name: getattr(batch, name)[begin:end] for name in per_token},
         offsets=batch.offsets[first : last + 1] - begin,
-        users=None,
+        users=None if batch.users is None else batch.users[first:last],
         starts=None,
         target_weights=None,
         next_items=None,

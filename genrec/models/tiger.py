@@ -1,12 +1,12 @@
 """TIGER: from the codes of a history to those of the next item (Rajput et al., 2023, arXiv 2305.05065).
 
-    encoder    the codes of the newest `max_history` items, every token reads every other
+    encoder    [user,] the codes of the newest `max_history` items, every token reads every other
     decoder    [start, c_0, .., c_(L-2)] predicts c_0, .., c_(L-1), and reads the encoder's output
     scores     (h / sqrt(dim)) E^T over the codes of all levels; E is also what encoder and decoder read
 
 The encoder may read ahead, so every target has an encoded history of its own: a window of n events is n histories, of
 1, 2, .. n events. That is its authors' training on every prefix of a sequence, and a batch means what it means for
-every other model.
+every other model. `inputs.users` puts the user's token first (user_token.py).
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +21,8 @@ from genrec.models.code_cache import Codes, History, first_codes, read
 from genrec.models.code_model import CodeModel, CodeSetting
 from genrec.models.code_t5 import NORM_EPS, DecoderBlock, EncoderBlock, Histories, PositionBias
 from genrec.models.item_table import ItemTable, NoItemTable
-from genrec.models.layers import Dropout
+from genrec.models.layers import NO_INPUTS, Dropout, Inputs
+from genrec.models.user_token import UserToken, before_sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,11 @@ class TigerState:
 
 
 class Tiger(CodeModel):
-    """T5 over codes; it reads neither times nor other inputs."""
+    """T5 over codes; of other inputs it reads the user alone."""
 
-    def __init__(self, config: TigerConfig, setting: CodeSetting, loss: FullSoftmax) -> None:
+    def __init__(
+        self, config: TigerConfig, setting: CodeSetting, loss: FullSoftmax, inputs: Inputs = NO_INPUTS
+    ) -> None:
         super().__init__(setting, NoItemTable(setting.ids.num_items, config.dim), loss)
         self.max_history = config.max_history
         self.num_heads = config.num_heads
@@ -52,6 +55,8 @@ class Tiger(CodeModel):
             nn.init.normal_(self.code_table.weight)
             self.code_table.weight[0].zero_()
         self.dropout = Dropout(config.dropout)
+        users = inputs.config.users
+        self.user = None if users is None else UserToken(users, config.dim, std=1.0)
         self.encoder_bias = PositionBias(config, both_ways=True)
         self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_layers))
         self.encoder_norm = nn.RMSNorm(config.dim, eps=NORM_EPS)
@@ -80,7 +85,7 @@ class Tiger(CodeModel):
     def start(self, batch: Batch) -> TigerState:
         """See `CodeModel`."""
         encoded = self._encode(batch, batch.last_positions)[0]
-        lengths = self._lengths(batch, batch.last_positions) * self.num_levels
+        lengths = self._lengths(batch, batch.last_positions) * self.num_levels + int(self.user is not None)
         ends = lengths.cumsum(0)
         places = torch.arange(int(lengths.max()), device=ends.device)
         is_padding = places >= lengths.unsqueeze(1)
@@ -122,8 +127,7 @@ class Tiger(CodeModel):
 
     def _lengths(self, batch: Batch, positions: Tensor) -> Tensor:
         """Events that are read for the target after each position, [num_targets]."""
-        sequences = torch.searchsorted(batch.offsets, positions, right=True) - 1
-        return (positions - batch.offsets[sequences] + 1).clamp(max=self.max_history)
+        return (positions - batch.offsets[_sequences(batch, positions)] + 1).clamp(max=self.max_history)
 
     def _encode(self, batch: Batch, positions: Tensor) -> tuple[Tensor, Histories]:
         """The encoded history of the target after each position, one after another, and their borders."""
@@ -134,6 +138,9 @@ class Tiger(CodeModel):
         events = places + torch.repeat_interleave(firsts - (ends - lengths), lengths)
         x = self._embed(self.tokens(batch.items.index_select(0, events)).flatten())
         offsets = torch.cat([ends.new_zeros(1), ends]) * self.num_levels
+        if self.user is not None:
+            users = self.dropout(self.user(batch)).index_select(0, _sequences(batch, positions))
+            x, offsets, _ = before_sequences(users, x, offsets)
         histories = Histories.of(offsets, self.num_heads, x.dtype)
         bias = self.encoder_bias(histories.layout.max_length)
         for block in self.encoder:
@@ -144,3 +151,8 @@ class Tiger(CodeModel):
         """Input vectors [..., dim] of `tokens` [...]."""
         vectors: Tensor = self.dropout(self.code_table.embed(tokens.flatten()))
         return vectors.view(*tokens.shape, -1)
+
+
+def _sequences(batch: Batch, positions: Tensor) -> Tensor:
+    """The sequence that each position is in, [num_targets]."""
+    return torch.searchsorted(batch.offsets, positions, right=True) - 1

@@ -3,6 +3,8 @@
 code-decoder, codes    a window of n events is one sequence of n * (levels + separator) + levels - 1 tokens
 code-decoder, items    a sequence of n tokens, and n short ones of a token for each level
 tiger                  n histories of 1, 2, .. n events (at most max_history), a token for each code
+
+With `inputs.users` each of these sequences but the short ones has one token more.
 """
 
 import numpy as np
@@ -15,15 +17,15 @@ from genrec.models.decoder import feed_forward_dim_of
 
 def attended_lengths(config: ExperimentConfig, num_levels: int, lengths: IntArray) -> IntArray:
     """Tokens of every sequence that attention over histories sees, for windows of `lengths` [num_windows] events."""
-    model = config.model
+    model, user = config.model, int(config.inputs.users is not None)
     if isinstance(model, TigerConfig):
         ends = np.repeat(np.cumsum(lengths), lengths)
         prefixes = np.arange(1, int(lengths.sum()) + 1) - (ends - np.repeat(lengths, lengths))
-        histories: IntArray = np.minimum(prefixes, model.max_history) * num_levels
+        histories: IntArray = np.minimum(prefixes, model.max_history) * num_levels + user
         return histories
     if isinstance(model, CodeDecoderConfig) and model.history == "codes":
-        return lengths * (num_levels + int(model.separator)) + num_levels - 1
-    return lengths
+        return lengths * (num_levels + int(model.separator)) + num_levels - 1 + user
+    return lengths + user
 
 
 def code_flops(

@@ -56,10 +56,12 @@ class Extended:
         if not self.num_new:
             return ["The map has codes for every item already; nothing was changed."]
         told = [f"{self.num_new:,} new items have codes, {self.num_moved:,} of them another than their first choice."]
-        if self.grown is not None:
+        if self.grown is None:
+            told.append("`genrec recommend RUN --map MAP` lets a model that was trained before write them.")
+        else:
             told.append(
                 f"The last level grew from {self.grown[0]} to {self.grown[1]} codes: a model trained before has no "
-                "output for the new ones; train it again, or start one from its weights."
+                "output for the new ones; train it again."
             )
         if self.error_before is not None and self.error_new is not None:
             drift = self.error_new > DRIFT * self.error_before + 1e-6
@@ -123,11 +125,12 @@ def _check_same(section: SemanticIdsConfig, old: SemanticIds) -> None:
 
 
 def _what_counts(values: object) -> object:
-    """Settings without those that change no vector: where files lie, and how fast they are read."""
+    """Settings without those that change no vector: where files lie, and how fast they are read; and without those that
+    are null, which a map of an older version may not have."""
     if not isinstance(values, dict):
         return values
     free = {"path", "ids", "encoder", "workers", "texts_per_batch", "texts_per_shard", "rows_per_batch"}
-    return {name: value for name, value in values.items() if name not in free}
+    return {name: value for name, value in values.items() if name not in free and value is not None}
 
 
 def _published(

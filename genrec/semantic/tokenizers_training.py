@@ -24,10 +24,12 @@ def train_autoencoder(
     rows: Rows,
     seed: int,
     progress: Progress,
+    after_pass: Callable[[int, torch.optim.Optimizer], None] | None = None,
 ) -> None:
     """Minimises `loss_of(vectors [num_rows, dim])`, a mean over rows, in place.
 
-    A step reads `rows_per_batch` rows over all workers. Raises RunError when the loss is no number any more.
+    A step reads `rows_per_batch` rows over all workers. After every pass but the last, all workers call
+    `after_pass(passes done, optimizer)`. Raises RunError when the loss is no number any more.
     """
     weights = [weight for weight in tokenizer.parameters() if weight.requires_grad]
     kind = torch.optim.Adagrad if config.optimizer == "adagrad" else torch.optim.AdamW
@@ -53,6 +55,8 @@ def train_autoencoder(
                     f"lower semantic_ids.tokenizer.lr ({config.lr}), or use optimizer: adamw with lr: 0.001."
                 )
             progress(f"{config.name}, loss {mean:.4g}", epoch + 1, config.epochs)
+        if after_pass is not None and epoch < config.epochs - 1:
+            after_pass(epoch + 1, optimizer)
 
 
 @torch.no_grad()

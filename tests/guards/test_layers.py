@@ -67,6 +67,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.cli_bench",
         "genrec.cli_checkpoints",
         "genrec.cli_compare",
+        "genrec.cli_options",
         "genrec.cli_plan",
         "genrec.cli_report",
         "genrec.cli_submit",

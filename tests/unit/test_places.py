@@ -42,3 +42,12 @@ def test_a_job_leaves_places_on_storage_where_they_are(tmp_path: Path) -> None:
     assert command.words == tuple(words)
     evaluated = ["evaluate", "s3://bucket/runs/walk"]
     assert read_command(evaluated, {"run": Path(evaluated[1])}, tmp_path, None).words == tuple(evaluated)
+
+
+def test_a_job_finds_the_runs_of_options_on_its_storage(tmp_path: Path) -> None:
+    words = ["evaluate", "runs/codes", "--rerank", "runs/dense"]
+    given = {"run": Path(words[1]), "rerank": Path(words[3]), "map": None}
+    moved = read_command(words, given, tmp_path, "/s").words
+    assert moved == ("evaluate", "/s/runs/codes", "--rerank", "/s/runs/dense")
+    with pytest.raises(ConfigError, match=r"rerank \(runs/dense\) is relative"):
+        read_command(words, given | {"run": None}, tmp_path, None)

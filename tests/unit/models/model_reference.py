@@ -71,7 +71,8 @@ def select_sequences(batch: Batch, order: list[int]) -> tuple[Batch, Tensor]:
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths[order].cumsum(0)])
     per_token = ("items", "times", "actions", "targets", "target_times")
     chosen = {name: getattr(batch, name)[tokens] for name in per_token}
-    return dataclasses.replace(batch, offsets=offsets, **chosen), tokens
+    users = None if batch.users is None else batch.users[order]
+    return dataclasses.replace(batch, offsets=offsets, users=users, **chosen), tokens
 
 
 def padded(values: Tensor, offsets: Tensor, length: int) -> Tensor:

@@ -9,7 +9,7 @@ from together import together
 from genrec.config import FSQTokenizer, RQVAETokenizer
 from genrec.errors import RunError
 from genrec.semantic.fsq import fit_fsq, grid_points
-from genrec.semantic.rqvae import fit_rqvae, rqvae_loss
+from genrec.semantic.rqvae import fit_rqvae, rqvae_loss, train_rqvae
 from genrec.semantic.tokenizers import Bounded, ItemTokenizer, load_tokenizer
 
 SMALL = {"hidden_dims": (16,), "optimizer": "adamw", "lr": 0.01, "rows_per_batch": 128}
@@ -19,7 +19,7 @@ def test_the_defaults_of_rqvae_are_those_of_the_paper() -> None:
     config = RQVAETokenizer(name="rqvae")
     assert (config.sizes, config.hidden_dims, config.latent_dim) == ((256, 256, 256), (512, 256, 128), 32)
     assert (config.beta, config.optimizer, config.lr) == (0.25, "adagrad", 0.4)
-    assert (config.rows_per_batch, config.epochs) == (1_024, 20_000)
+    assert (config.rows_per_batch, config.epochs, config.revive_every) == (1_024, 20_000, None)
 
 
 def test_rqvae_loss_is_its_formula() -> None:
@@ -68,6 +68,34 @@ def test_a_rqvae_that_diverges_is_told() -> None:
         fit_rqvae(config, rows_of(vectors), seed=1)
 
 
+@pytest.mark.parametrize("optimizer", ["adagrad", "adamw"])
+@pytest.mark.parametrize("revive_every", [None, 1])
+def test_a_dead_code_comes_back(optimizer: str, revive_every: int | None) -> None:
+    vectors = nested_vectors(512)
+    started = RQVAETokenizer(name="rqvae", sizes=(6, 6), latent_dim=4, epochs=1, **SMALL)
+    tokenizer = fit_rqvae(started, rows_of(vectors), seed=1).requires_grad_(True)
+    with torch.no_grad():
+        tokenizer.books[0][2] = tokenizer.books[1][4] = 1e6
+    # Steps so small that a code which starts at a vector stays its nearest one.
+    slow = {"optimizer": optimizer, "lr": 1e-5, "epochs": 2, "revive_every": revive_every}
+    train_rqvae(tokenizer, started.model_copy(update=slow), rows_of(vectors), seed=1)
+    codes = tokenizer.encode(torch.from_numpy(vectors))
+    is_used = bool((codes[:, 0] == 2).any()), bool((codes[:, 1] == 4).any())
+    assert is_used == ((False, False) if revive_every is None else (True, True))
+    assert all(bool(book.isfinite().all()) for book in tokenizer.books)
+
+
+def test_where_every_code_is_picked_a_revival_changes_nothing() -> None:
+    vectors = nested_vectors(512)
+    tokenizers = []
+    for revive_every in (None, 1):
+        more = {"latent_dim": 4, "epochs": 3, "revive_every": revive_every}
+        tokenizers.append(fit_rqvae(RQVAETokenizer(name="rqvae", sizes=(2,), **more, **SMALL), rows_of(vectors), 1))
+    assert len(tokenizers[0].encode(torch.from_numpy(vectors)).unique()) == 2
+    for mine, theirs in zip(*(tokenizer.parameters() for tokenizer in tokenizers), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("kind", ["rqvae", "fsq"])
 def test_two_workers_stay_equal(kind: str) -> None:
     vectors = nested_vectors(256)
@@ -75,7 +103,8 @@ def test_two_workers_stay_equal(kind: str) -> None:
     def fit(rank: int, add: object) -> ItemTokenizer:
         rows = rows_of(vectors, rank, 2, add)
         if kind == "rqvae":
-            return fit_rqvae(RQVAETokenizer(name="rqvae", sizes=(4, 4), latent_dim=2, epochs=3, **SMALL), rows, seed=1)
+            more = {"latent_dim": 2, "epochs": 4, "revive_every": 1}  # of 64 codes in two dimensions many die
+            return fit_rqvae(RQVAETokenizer(name="rqvae", sizes=(64, 64), **more, **SMALL), rows, seed=1)
         return fit_fsq(FSQTokenizer(name="fsq", grid=((4,), (3,)), epochs=3, **SMALL), rows, seed=1)
 
     first, second = together(fit, 2)

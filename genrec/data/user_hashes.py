@@ -1,4 +1,4 @@
-"""A hash of each user, for samples that depend on nothing but who is in them."""
+"""A hash of each user, for what depends on nothing but who a user is: samples, and rows of a small table."""
 
 import numpy as np
 import numpy.typing as npt
