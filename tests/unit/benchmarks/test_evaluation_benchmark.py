@@ -1,4 +1,4 @@
-"""The benchmark of large catalogues at a small size: its rows, its table by shards, and its check by the whole matrix."""
+"""The benchmark of large catalogues at a small size: its table by shards, and its check by the whole matrix."""
 
 import json
 from pathlib import Path
