@@ -22,7 +22,7 @@ _WAYS_OUT = {
     "filter_seen": "set evaluation.filter_seen alike",
     "targets": "set sequence.target_actions alike",
     "uses_query_time": "compare with a run whose model is told the time of the target too, or train this one without "
-    "(hstu: model.time_bias=false)",
+    "(hstu: model.query_time=false)",
     "decoding": "compare models that write codes with each other, at one evaluation.decoding and evaluation.beam_width",
     "epoch_choice": "choose the epoch by the same evaluation.metric",
     "refit_on_validation": "compare refits with refits (`genrec refit RUN`)",

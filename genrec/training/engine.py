@@ -185,7 +185,8 @@ class DeepSpeedEngine:
         device: torch.device,
     ) -> None:
         deepspeed = import_deepspeed(device)
-        optimizer = None if engine.offload_optimizer else build_optimizer(model, config.optimizer)
+        singly = engine.zero_stage == 3
+        optimizer = None if engine.offload_optimizer else build_optimizer(model, config.optimizer, singly=singly)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
             optimizer=optimizer,

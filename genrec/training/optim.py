@@ -7,7 +7,7 @@ what other inputs look up), and the others (positions, biases, norms, scalars). 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genrec.config import MuonConfig, OptimizerConfig
 from genrec.errors import RunError
 from genrec.models.item_table import ItemTable, NoItemTable
-from genrec.training.muon import Orthogonalizer, muon_step
+from genrec.training.muon import Orthogonalizer, groups_of, muon_step
 from genrec.training.row_adagrad import rowwise_adagrad_step
 
 TABLES_FILE = "tables.pt"
@@ -24,33 +24,44 @@ TABLES_FILE = "tables.pt"
 Kind = Literal["adamw", "muon", "rowwise-adagrad"]
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of a model whose weights are whole. `fused` does one pass over memory, on CPU as on CUDA."""
+def build_optimizer(model: nn.Module, config: OptimizerConfig, *, singly: bool = False) -> torch.optim.Optimizer:
+    """The optimizer of a model whose weights are whole. `fused` does one pass over memory, on CPU as on CUDA.
+
+    `singly`: an engine that deals out its weights deals out each on its own (ZeRO 3, flat_parts.py).
+    """
     if isinstance(config, MuonConfig) or config.table is not None:
-        return MixedOptimizer(model, config)
+        return MixedOptimizer(model, config, singly=singly)
     return torch.optim.AdamW(model.parameters(), fused=True, **_settings("adamw", config))
 
 
 class MixedOptimizer(torch.optim.Optimizer):
     """Muon for matrices, row-wise Adagrad for tables, AdamW for the rest, as the config says.
 
-    Each matrix and table is a group of its own, because ZeRO flattens a group and deals it out: what a worker then
-    holds is a stretch of that weight, whose place follows from the rank (flat_parts.py).
+    ZeRO flattens a group and deals it out: what a worker then holds is a stretch of it, whose place follows from the
+    rank (flat_parts.py). So each table is a group of its own, and some matrices together are one, of which the workers
+    share the work (muon.py).
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+    def __init__(self, model: nn.Module, config: OptimizerConfig, *, singly: bool = False) -> None:
         kinds = {name: _optimizer_of(kind, config) for name, kind in weight_kinds(model).items()}
         weights = dict(model.named_parameters())
+        names: dict[Kind, list[str]] = {kind: [n for n in weights if kinds[n] == kind] for kind in get_args(Kind)}
+        matrices = groups_of([weights[name].shape for name in names["muon"]])
+        parts: list[tuple[Kind, list[str]]] = [("muon", [names["muon"][k] for k in group]) for group in matrices]
+        parts += [("rowwise-adagrad", [name]) for name in names["rowwise-adagrad"]]
         groups: list[dict[str, Any]] = [
-            {"kind": kinds[name], "names": [name], "shape": tuple(weight.shape), "params": [weight]}
-            for name, weight in weights.items()
-            if kinds[name] != "adamw"
+            {
+                "kind": kind,
+                "names": of_group,
+                "shapes": [tuple(weights[name].shape) for name in of_group],
+                "params": [weights[name] for name in of_group],
+            }
+            for kind, of_group in [*parts, ("adamw", names["adamw"])]
         ]
-        rest = [name for name in weights if kinds[name] == "adamw"]
-        groups.append({"kind": "adamw", "names": rest, "params": [weights[name] for name in rest]})
         super().__init__([group | _settings(group["kind"], config) for group in groups], {})
+        self._singly = singly
         tables = [group for group in groups if group["kind"] == "rowwise-adagrad"]
-        self.accumulators = {table["names"][0]: torch.zeros(table["shape"][0]) for table in tables}
+        self.accumulators = {table["names"][0]: torch.zeros(table["shapes"][0][0]) for table in tables}
         """Of each table [rows]: whole on every worker, so saved beside the engine's state, which ZeRO cuts up."""
         self._adamw = torch.optim.AdamW([torch.zeros(1)], fused=True)
         self._orthogonalize = Orthogonalizer()
@@ -64,9 +75,11 @@ class MixedOptimizer(torch.optim.Optimizer):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if group["kind"] == "adamw":
                 left += [group] if weights else []
-                continue
-            for weight in weights:
-                self._step_of_one(weight, group)
+            elif group["kind"] == "muon":
+                muon_step(group, self.state, self._orthogonalize, singly=self._singly)
+            else:
+                for weight in weights:
+                    self._step_of_table(weight, group)
         if left:
             for group in left:
                 for name, value in self._adamw.defaults.items():
@@ -75,11 +88,8 @@ class MixedOptimizer(torch.optim.Optimizer):
             self._adamw.step()
         return loss
 
-    def _step_of_one(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _step_of_table(self, weight: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
-        if group["kind"] == "muon":
-            muon_step(weight, state, group, self._orthogonalize)
-            return
         # Moments of zeros that take no memory, so checkpoints convert like AdamW's (universal.py).
         nothing = weight.new_zeros(()).expand(weight.shape)
         state.update(step=state.get("step", torch.tensor(0.0)) + 1, exp_avg=nothing, exp_avg_sq=nothing)

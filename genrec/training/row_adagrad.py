@@ -18,8 +18,8 @@ from genrec.training.flat_parts import first_of_part
 
 
 def rowwise_adagrad_step(table: Tensor, accumulators: Tensor, group: dict[str, Any]) -> None:
-    """One update of a table with a gradient and of its accumulators [rows]; `group` says its whole shape."""
-    num_rows, dim = group["shape"]
+    """One update of a table with a gradient and of its accumulators [rows]; the one of `shapes` is its whole shape."""
+    ((num_rows, dim),) = group["shapes"]
     gradient = table.grad
     assert gradient is not None
     if table.dim() == 2:

@@ -57,3 +57,19 @@ def test_forward_and_backward_stay_within_the_budget(max_logits_bytes: int, monk
     assert 0.9 * max_logits_bytes <= peak <= 1.2 * max_logits_bytes + 4 * num_items * 4
     plain = peak_bytes(lambda: F.cross_entropy(hidden @ table.weight.T, targets, reduction="sum").backward())
     assert plain > 2 * 4 * num_targets * num_items  # and the measure sees what the plain loss allocates
+
+
+@pytest.mark.parametrize("max_logits_bytes", [2**22, 2**24])  # tiles; chunks of rows
+def test_at_a_real_width_only_gradients_are_beside_the_budget(
+    max_logits_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaled rows, the gradients that are made with the loss, and those times the loss's own: no third of logits."""
+    monkeypatch.setattr("genrec.losses.full.CPU_CACHE_LOGITS", 2**30)
+    num_targets, num_items, dim = 2_000, 12_000, 32
+    table = ItemTable(num_items, dim)
+    hidden = torch.randn(num_targets, dim, requires_grad=True)
+    targets = torch.randint(1, num_items + 1, (num_targets,))
+    loss = full_softmax(0.5, max_logits_bytes)
+    peak = peak_bytes(lambda: loss(hidden, targets, table).backward())
+    beside = 4 * dim * (3 * num_targets + 2 * (num_items + 1))
+    assert 0.9 * max_logits_bytes <= peak <= 1.2 * max_logits_bytes + beside

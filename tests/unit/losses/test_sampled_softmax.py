@@ -125,6 +125,31 @@ def test_scores_stay_within_their_bytes(per_position: bool, monkeypatch: pytest.
     assert 0.9 * budget <= peak <= 1.2 * budget
 
 
+def test_a_pool_of_16384_targets_of_the_step_fits() -> None:
+    """In-batch negatives with logQ over a large catalogue: the plain formula within 1e-5, in chunks of 128 rows."""
+    torch.manual_seed(0)
+    num_items, num_pool, num_rows, dim, budget = 40_000, 16_384, 600, 8, 2**23
+    table = ItemTable(num_items, dim, std=0.5)
+    table.train_counts = torch.cat([torch.zeros(1), torch.randint(1, 50, (num_items,))]).long()
+    hidden = torch.randn(num_rows, dim, requires_grad=True)
+    targets = torch.randint(1, num_items + 1, (num_rows,))
+    pool = torch.cat([targets, torch.multinomial(table.train_counts.double(), num_pool - num_rows)])
+    loss = sampled_softmax(1.0, budget, num_in_batch=num_pool, corrected=True)
+    expected_count = num_pool * table.train_counts.double() / table.train_counts.sum()
+    scores = hidden @ table.weight[pool].T - expected_count[pool].log().float()
+    scores = scores.masked_fill(pool == targets.unsqueeze(1), -torch.inf)
+    own = (hidden * table.weight[targets]).sum(1, keepdim=True)
+    expected = (torch.cat([own, scores], dim=1).logsumexp(1) - own[:, 0]).sum()
+    value = loss(hidden, targets, table, pool)
+    for ours, theirs in zip(
+        (value, *gradients(value, hidden, table)), (expected, *gradients(expected, hidden, table)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=0)
+    peak = peak_bytes(lambda: loss(hidden, targets, table, pool).backward())
+    beside = 4 * dim * (3 * num_rows + 3 * (num_rows + num_pool) + num_items) + 40 * num_items  # the table's gradient
+    assert peak <= 1.2 * budget + beside < 4 * num_rows * num_pool
+
+
 @pytest.mark.parametrize("per_position", [False, True])
 def test_loss_of_nothing_is_zero_and_connected(per_position: bool) -> None:
     hidden, targets, table = problem(torch.float32)

@@ -1,11 +1,14 @@
 """The decoder: its size, its rotary positions, and recomputing that changes nothing but the memory."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from model_reference import DECODER, NUM_ITEMS, experiment, random_batch
 
+from genrec.config import load_config
+from genrec.config_models import DecoderConfig
 from genrec.errors import ConfigError
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
@@ -54,10 +57,10 @@ def test_recomputing_keeps_a_fraction_of_the_activations() -> None:
 
 
 def test_more_than_a_billion_parameters() -> None:
-    """Counted by hand: 24 blocks of 45.1 million, and 100,000 items."""
+    """configs/decoder_1b.yaml, counted by hand: 24 blocks of 45.1 million, and 100,000 items."""
+    config = load_config(Path(__file__).parents[3] / "configs" / "decoder_1b.yaml")
+    assert isinstance(config.model, DecoderConfig) and config.model.recompute == "block"
     dim, layers, heads, key_value_heads, inner, items = 2048, 24, 16, 4, 5632, 100_000
-    model = {"name": "decoder", "dim": dim, "num_layers": layers, "num_heads": heads, "recompute": "block"}
-    config = experiment(model | {"num_key_value_heads": key_value_heads, "feed_forward_dim": inner})
     with torch.device("meta"):
         built = build_model(config, items)
     attention = dim * dim + 2 * dim * key_value_heads * (dim // heads) + dim * dim

@@ -85,7 +85,7 @@ def test_a_difference_is_over_the_users_that_both_have(tmp_path: Path) -> None:
         ("split", "global-time", r"split is .leave-one-out.* and 'global-time'"),
         ("filter_seen", True, r"filter_seen is False and True \(set evaluation.filter_seen alike\)"),
         ("targets", "only events with action play", "targets is None and 'only events with action play'"),
-        ("uses_query_time", True, r"uses_query_time is False and True \(compare with a run whose.*time_bias=false"),
+        ("uses_query_time", True, r"uses_query_time is False and True \(compare with a run.*model.query_time=false"),
         (
             "epoch_choice",
             "none: the newest weights",

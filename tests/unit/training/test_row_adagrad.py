@@ -14,7 +14,7 @@ from genrec.training.optim import MixedOptimizer, set_learning_rate
 from genrec.training.row_adagrad import rowwise_adagrad_step
 
 ROWS, DIM, LR, EPS = 7, 5, 0.1, 1e-8
-GROUP = {"shape": (ROWS, DIM), "lr": LR, "eps": EPS}
+GROUP = {"shapes": [(ROWS, DIM)], "lr": LR, "eps": EPS}
 
 
 def literal(table: Tensor, gradients: list[Tensor]) -> tuple[Tensor, Tensor]:
