@@ -10,18 +10,18 @@ with the later ones of the same run, which a machine whose speed drifts from run
 `train.checkpoint_dir=URI` measures another storage.
 """
 
-import argparse
 import json
 import os
 import statistics
 from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
-from genrec.bench.result import Result, Row, result_of, summarize, write_result
+from genrec.bench.result import Result, Row, summarize
 from genrec.config import load_config
 from genrec.run_dir import load_saved_config, read_metrics
 from genrec.training.checkpoint_store import CheckpointStore, store_of
 from genrec_command import prepare, trained
+from script import finish, options_of, result_of
 
 Mode = Literal["none", "async", "sync"]
 MODES: tuple[Mode, ...] = ("none", "async", "sync")
@@ -144,17 +144,15 @@ def shares_of(rows: list[Row], mode: Mode) -> list[float]:
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("config", nargs="?", default="configs/sasrec_ml1m.yaml")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--interval", type=float, default=30, help="seconds between two checkpoints, about")
     parser.add_argument("--quick", action="store_true", help="a few steps in one process: only shows that it runs")
-    parser.add_argument("--json", default="benchmarks/out/checkpoint_cost.json")
     arguments = parser.parse_intermixed_args()
     result = compare(arguments.config, arguments.overrides, arguments.rounds, arguments.interval, arguments.quick)
-    write_result(arguments.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, arguments.json)
 
 
 if __name__ == "__main__":

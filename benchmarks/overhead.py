@@ -8,7 +8,6 @@ DistributedDataParallel over gloo, both over the config's own micro-batches in m
 trainer with torchrun and without Ray: what is left is DeepSpeed, genrec's loop and its in-process reader.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -18,10 +17,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from genrec.bench.result import Result, Row, result_of, summarize, write_result
+from genrec.bench.result import Result, Row, summarize
 from genrec.config import load_config
 from genrec.run_dir import read_metrics
 from genrec_command import TIMEOUT_S, CommandFailed, prepare, run_command, torchrun, trained
+from script import finish, options_of, result_of
 
 SIDES = ("bare", "torchrun", "trainer")
 START_S = 600.0
@@ -126,18 +126,16 @@ def medians_of(rows: list[Row]) -> dict[str, Any]:
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("config", nargs="?", default="configs/quickstart.yaml")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=30, help="that a side is measured in a round")
     parser.add_argument("--launcher", choices=["ray", "local"], default="ray", help="of the trainer")
-    parser.add_argument("--json", default="benchmarks/out/overhead.json")
     arguments = parser.parse_intermixed_args()
     asked = (arguments.rounds, arguments.seconds, arguments.launcher)
     result = compare(arguments.config, arguments.overrides, *asked)
-    write_result(arguments.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, arguments.json)
 
 
 if __name__ == "__main__":

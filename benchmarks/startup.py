@@ -7,15 +7,15 @@ behind. `process` is from the command to a worker's first line (Ray and its work
 build those, `first_step` waits for the first micro-batch (`first_batch_s`) and trains it.
 """
 
-import argparse
 import json
 import os
 from dataclasses import asdict
 from typing import Any
 
-from genrec.bench.result import Result, Row, result_of, summarize, write_result
+from genrec.bench.result import Result, Row, summarize
 from genrec.run_dir import read_metrics
 from genrec_command import prepare, trained
+from script import finish, options_of, result_of
 
 TIMEOUT_S = 600
 ONE_STEP = ("train.max_epochs=null", "train.max_steps=1", "train.patience=null", "evaluation.max_validation_users=64")
@@ -69,16 +69,14 @@ def measure(file: str, overrides: list[str], launchers: list[str], rounds: int) 
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("file", nargs="?", default="configs/quickstart.yaml")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--launchers", nargs="+", choices=["ray", "local"], default=["ray", "local"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", default="benchmarks/out/startup.json")
     arguments = parser.parse_args()
     result = measure(arguments.file, arguments.overrides, arguments.launchers, arguments.rounds)
-    write_result(arguments.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -53,21 +53,6 @@ def summarize(values: Iterable[float]) -> Summary | None:
     return Summary(median(found), min(found), max(found), len(found)) if found else None
 
 
-def result_of(
-    script: str | Path, *, config: dict[str, Any], rows: list[Row], medians: dict[str, Any], packages: Sequence[str]
-) -> Result:
-    """The result of a script, under its name: with this machine, the versions of the `packages`, and its commit."""
-    return Result(
-        name=Path(script).stem,
-        config=config,
-        rows=rows,
-        medians=medians,
-        versions=installed_versions(packages),
-        machine=describe_machine(),
-        commit=git_commit(Path(script).resolve().parent),
-    )
-
-
 def write_result(path: str | Path, result: Result) -> None:
     """Writes the result as indented JSON and makes the folder it goes into."""
     target = Path(path)
