@@ -52,7 +52,7 @@ def bare_loop(config: ExperimentConfig, seconds: float, group: tuple[int, int] |
     batches = _micro_batches(config, rank, workers)
     model = new_model(config, load_manifest(config.data.prepared)).train()
     optimizer = build_optimizer(model, config.optimizer)
-    replica: nn.Module = model if group is None else DistributedDataParallel(model, broadcast_buffers=False)
+    replica: nn.Module = model if group is None else DistributedDataParallel(model)
     for step in range(WARMUP_STEPS):
         weighed = _step(config, replica, optimizer, batches[step % len(batches)], workers)
     loss = _sum_over(workers, weighed)
