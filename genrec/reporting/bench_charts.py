@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from genrec.reporting import formats
 from genrec.reporting.bars import MAX_BARS, Bar, stacked_bars
-from genrec.reporting.bench_cases import PARTS, STEP_PARTS, Case, CaseLabels, reading
+from genrec.reporting.bench_cases import PARTS, STEP_PARTS, Case, CaseLabels, reading, short_name
 from genrec.reporting.plots import MUTED, SERIES, TICK_STEPS, Chart, draw_grid, short_count, svg_chart
 
 MAX_CURVES = 4
@@ -81,7 +81,7 @@ def _scalings(cases: Sequence[Case], *, same_step: bool) -> list[Scaling]:
     found = []
     for others, by_workers in scaling.items():
         # Only what tells one curve from another.
-        label = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in others if len(values[name]) > 1)
+        label = ", ".join(f"{short_name(name)} {value}" for name, value in others if len(values[name]) > 1)
         alike = "all settings alike" if same_step else "equal work for each worker"
         found.append(Scaling(label or alike, tuple(by_workers[n] for n in sorted(by_workers))))
     return sorted(found, key=lambda scaling: -(scaling.cases[-1].median("events_per_s") or 0.0))
@@ -151,13 +151,14 @@ def _memory_chart(name: str, cases: Sequence[Case]) -> Chart | None:
         value_format=lambda value: f"{value:.3g}",
         outline_label="predicted",
         mark_label="measured",
+        order=[_spoken(part) for part in PARTS],
     )
     return Chart(title, value, caption + labels.explained + _left_out(full, "need most"), svg)
 
 
 def _memory_bar(case: Case, label: str, unit: float) -> Bar:
     parts = {part: (case.median(f"predicted_{part}_bytes") or 0.0) / unit for part in PARTS}
-    parts = {part.replace("_", " "): value for part, value in parts.items() if value}
+    parts = {_spoken(part): value for part, value in parts.items() if value}
     predicted, measured = _predicted(case), case.median("peak_bytes")
     if predicted is None and not parts:
         return Bar(label, {"measured": (measured or 0.0) / unit})
@@ -182,7 +183,7 @@ def _step_chart(name: str, cases: Sequence[Case]) -> Chart | None:
         return None
     labels, bars = CaseLabels.of(timed), []
     for case in _longest(timed, lambda case: case.median("step_s") or 0.0):
-        parts = {part.replace("_", " "): 1e3 * (case.median(f"{part}_s") or 0.0) for part in STEP_PARTS}
+        parts = {_spoken(part): 1e3 * (case.median(f"{part}_s") or 0.0) for part in STEP_PARTS}
         step_s = case.median("step_s")
         bars.append(
             Bar(labels[case], {k: v for k, v in parts.items() if v}, mark=None if step_s is None else 1e3 * step_s)
@@ -197,8 +198,13 @@ def _step_chart(name: str, cases: Sequence[Case]) -> Chart | None:
         description=f"{title}, {value}. {caption}",
         value_format=lambda value: f"{value:,.4g}",
         mark_label="whole step",
+        order=[_spoken(part) for part in STEP_PARTS],
     )
     return Chart(title, value, caption + labels.explained + _left_out(timed, "take longest"), svg)
+
+
+def _spoken(part: str) -> str:
+    return part.replace("_", " ")
 
 
 def _longest(cases: Sequence[Case], length: Callable[[Case], float]) -> list[Case]:

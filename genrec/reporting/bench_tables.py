@@ -6,7 +6,7 @@ from typing import Any
 
 from genrec.bench.result import Row, Summary, summarize
 from genrec.reporting import formats
-from genrec.reporting.bench_cases import STEP_PARTS, Case, CaseLabels, reading
+from genrec.reporting.bench_cases import STEP_PARTS, Case, CaseLabels, reading, short_name
 from genrec.reporting.document import Cell, Column, Table, columns, number_cell, words
 
 REPEATS = ("repetition", "round", "repeat", "attempt")  # columns that number the repetitions of one thing
@@ -32,13 +32,16 @@ def case_table(cases: Sequence[Case]) -> Table:
     """A line for each case: what was varied, how it went, throughput and its spread, memory, and what was foreseen.
 
     A column that would say the same of every case is left out where the summary says it: the status when all went well,
-    the number of readings when there is one, tokens where they are the events.
+    the number of readings when there is one, tokens where they are the events, workers where all have as many.
     """
     shown = [*_naming_columns(cases), *_speed_columns(cases), *_memory_columns(cases)]
     head = tuple(Column(one.name, one.words) for one in shown)
     lines = tuple(tuple(one.cell(case) for one in shown) for case in cases)
     repeated = any(_readings(case) > 1 for case in cases)
     text = "Medians over the repetitions; the spread is (largest - smallest) / median." if repeated else ONE_READING
+    workers = {case.workers for case in cases}
+    if len(workers) == 1 and (number := workers.pop()):
+        text += f" All on {number} worker{'s' if number > 1 else ''}."
     return Table("Cases", head, lines, text)
 
 
@@ -57,12 +60,13 @@ def _naming_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
     # Where the settings tell the cases apart, their columns do, and a name that repeats them takes room.
     if not CaseLabels.of(cases).varied:
         yield _Shown("Case", lambda case: words(case.name), True)
-    short = [axis.rpartition(".")[2] for axis in axes]
+    short = [short_name(axis) for axis in axes]
     for axis, name in zip(axes, short, strict=True):
         yield _Shown(axis if short.count(name) > 1 else name, lambda case, axis=axis: _axis(case.axes.get(axis)), True)
     if len({case.mode for case in cases}) > 1:
         yield _Shown("Mode", lambda case: words(case.mode), True)
-    yield _Shown("Workers", lambda case: _count(case.workers))
+    if len({case.workers for case in cases}) > 1:
+        yield _Shown("Workers", lambda case: _count(case.workers))
     if not all(case.is_ok for case in cases):
         yield _Shown("Status", lambda case: words(case.status.replace("-", " ")), True)
     if any(_readings(case) > 1 for case in cases):

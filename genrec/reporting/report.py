@@ -55,7 +55,7 @@ def _told(name: str, told: Told, sources: Sources) -> Told:
     if len(sources.results) + bool(sources.runs) == 1:
         return told
     named = tuple(text if text.startswith(f"{name}: ") else f"{name}: {text}" for text in told.summary)
-    figures = tuple(replace(row, hint=f"{row.hint}, {name}".removeprefix(", ")) for row in told.figures)
+    figures = tuple(replace(row, hint=f"{name}: {row.hint}") for row in told.figures)
     return replace(told, summary=named, figures=tuple(row for row in figures if row.name != CASES))
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,53 +12,67 @@ from bench_matrices import BASE
 
 import overhead
 from bare_loop import bare_loop
+from bare_loop import main as bare_loop_main
 from genrec.bench.result import Row
-from genrec.config import ExperimentConfig, config_from_dict
+from genrec.config import load_config
 from genrec.data.prepare import ensure_prepared
 from genrec_command import CommandFailed, run_command, torchrun
 from overhead import compare, medians_of
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> ExperimentConfig:
-    """A prepared set, and its config for two workers that add up two micro-batches each; the file is tiny.yaml."""
+def file(tmp_path: Path) -> str:
+    """A config for two workers that add up two micro-batches each."""
     values: dict[str, Any] = json.loads(json.dumps(BASE))
     values["data"]["prepared"] = str(tmp_path / "prepared")
     values["batch"]["micro_batches_per_step"] = 4
     values["cluster"]["workers"] = 2
-    (tmp_path / "tiny.yaml").write_text(json.dumps(values), encoding="utf-8")
-    config = config_from_dict(values)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return str(path)
+
+
+def test_two_processes_under_torchrun_compute_what_one_does(file: str) -> None:
+    config = load_config(file)
     ensure_prepared(config.data)
-    return config
-
-
-def test_two_processes_under_torchrun_compute_what_one_does(config: ExperimentConfig, tmp_path: Path) -> None:
     alone = bare_loop(config, 0.1)
-    found = overhead.loop(str(tmp_path / "tiny.yaml"), [], 0.1, 2)
+    found = overhead.loop(file, [], 0.1, 2)
     assert found["loss_after_warmup"] == pytest.approx(alone["loss_after_warmup"], rel=1e-5)
     assert alone["loss_after_warmup"] > 1
     assert found["events_per_s"] > 0 and alone["events_per_s"] > 0
 
 
-def test_a_config_for_gpus_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    file = tmp_path / "gpu.yaml"
-    file.write_text(json.dumps(BASE), encoding="utf-8")
-    script = str(Path(overhead.__file__).with_name("bare_loop.py"))
-    with pytest.raises(CommandFailed, match=r"CPUs and fp32, and this config has .*engine\.precision=bf16") as caught:
-        run_command([sys.executable, script, str(file), "engine.precision=bf16"], timeout_s=120)
+def test_a_config_that_the_bare_loop_cannot_run_is_refused(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["bare_loop.py", file, "engine.precision=bf16"])
+    with pytest.raises(SystemExit, match=r"this config has .*engine\.precision=bf16; set 0 and fp32"):
+        bare_loop_main()
+
+
+def test_a_command_that_fails_says_its_last_line() -> None:
+    with pytest.raises(CommandFailed, match=r"ended with status failed: the reason$") as caught:
+        run_command([sys.executable, "-c", "raise SystemExit('one\\nthe reason')"], timeout_s=60)
     assert caught.value.finished.status == "failed"
+    assert run_command([sys.executable, "-c", "print('said')"], timeout_s=60) == "said\n"
 
 
 def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     note = tmp_path / "child.txt"
     code = "import signal, sys, os; open(sys.argv[1], 'w').write(str(os.getpid())); signal.pause()"
     start = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], sys.argv[2]])"
-    with pytest.raises(CommandFailed) as caught:
-        run_command([sys.executable, "-c", start, code, str(note)], timeout_s=2)
-    assert caught.value.finished.status == "out-of-time"
-    if note.is_file():
-        done = subprocess.run(["ps", "-o", "stat=", "-p", note.read_text()], capture_output=True, text=True, timeout=30)
-        assert done.stdout.strip() in ("", "Z")
+    with pytest.raises(CommandFailed, match="out-of-time"):
+        run_command([sys.executable, "-c", start, code, str(note)], timeout_s=5)
+    deadline = time.monotonic() + 30
+    while _runs(int(note.read_text())):
+        assert time.monotonic() < deadline, "the child outlives the command"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    done = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, timeout=30, check=False
+    )
+    return done.stdout.strip()[:1] not in ("", "Z")
 
 
 def test_torchrun_starts_its_words_as_local_workers() -> None:
@@ -66,9 +81,7 @@ def test_torchrun_starts_its_words_as_local_workers() -> None:
     assert command[-5:] == ["--nproc-per-node", "3", "-m", "genrec", "train"]
 
 
-def test_every_round_asks_each_side_and_a_failure_is_a_row(
-    config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_round_asks_each_side_and_a_failure_is_a_row(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
     def loop(file: str, overrides: list[str], seconds: float, workers: int | None) -> dict[str, float]:
@@ -82,7 +95,8 @@ def test_every_round_asks_each_side_and_a_failure_is_a_row(
 
     monkeypatch.setattr(overhead, "loop", loop)
     monkeypatch.setattr(overhead, "trainer", trainer)
-    result = compare(str(tmp_path / "tiny.yaml"), [], 2, 1.0, "local")
+    monkeypatch.setattr(overhead, "prepare", lambda file, overrides: None)
+    result = compare(file, [], 2, 1.0, "local")
     assert [row["side"] for row in result.rows] == ["bare", "torchrun", "trainer"] * 2
     assert [row["workers"] for row in result.rows[:3]] == [1, 2, 2]
     assert asked == [250.0, 250.0]

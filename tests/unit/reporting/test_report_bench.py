@@ -161,8 +161,8 @@ def test_several_benchmarks_have_their_figures_and_results_first(tmp_path: Path)
         "Write this report again",
     ]
     figures = [(row.name, row.hint) for row in document.figures]
-    assert ("Scaling efficiency", "1 to 2 workers, scaling") in figures
-    assert ("Memory saved", "ZeRO-3 beside ZeRO-0, zero") in figures
+    assert ("Scaling efficiency", "scaling: 1 to 2 workers") in figures
+    assert ("Memory saved", "zero: ZeRO-3 beside ZeRO-0") in figures
     assert "Cases" not in {name for name, _ in figures}
 
 
