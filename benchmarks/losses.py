@@ -1,12 +1,15 @@
 """Events a second of every loss over a catalogue, beside the softmax whose logits exist all at once.
 
     python benchmarks/losses.py [--items 3416] [--dims 64 128] [--rounds 5] [--only full own-256] [--threads 1]
+    python benchmarks/losses.py --only full deepspeed-linear deepspeed-chunked
 
 The catalogue is as large as MovieLens-1M's. A step is forward, backward and AdamW of SASRec (2 layers, 2 heads, dropout
 0.2) over 32 windows of 200 random events, 6,400 targets, in this process. `loss` times the loss alone, forward and
 backward, on hidden states of the same shape. `materialised` is `cross_entropy(hidden @ table.T)` in fp32, as a plain
-implementation has it. All losses take turns in every round; `times_materialised` is the ratio within a round, by
-processor time, which a busy machine disturbs less than the clock.
+implementation has it, and the two `deepspeed-` ones are DeepSpeed's own full softmaxes over the same scores: `linear`
+keeps no logits and computes them again in its backward pass, `chunked` is given all logits. All losses take turns in
+every round; `times_materialised` is the ratio within a round, by processor time, which a busy machine disturbs less
+than the clock.
 """
 
 import argparse
@@ -19,6 +22,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy
+from deepspeed.sequence.linear_cross_entropy import vocab_parallel_linear_cross_entropy
 from torch import Tensor, nn
 
 from genrec.bench.result import Result, Row, summarize, write_result
@@ -46,8 +51,32 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 
 
-class MaterialisedSoftmax(nn.Module):
+def materialised(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The plain loss: all logits of all targets in fp32, kept for the backward pass."""
+    return F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+
+
+def deepspeed_linear(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """DeepSpeed's fused projection and cross entropy: a block of logits at a time, twice."""
+    loss: Tensor = vocab_parallel_linear_cross_entropy(hidden, weight, targets, reduction="sum")
+    return loss
+
+
+def deepspeed_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """DeepSpeed's cross entropy over logits that exist, without a second fp32 copy of them."""
+    loss: Tensor = chunked_cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    return loss
+
+
+OTHERS = {MATERIALISED: materialised, "deepspeed-linear": deepspeed_linear, "deepspeed-chunked": deepspeed_chunked}
+
+
+class OtherSoftmax(nn.Module):
+    """A full softmax of somebody else's, called as genrec's losses are."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
 
     def forward(
         self,
@@ -58,7 +87,8 @@ class MaterialisedSoftmax(nn.Module):
         weights: Tensor | None = None,
     ) -> Tensor:
         """Summed loss of `hidden` [num_targets, dim] against `targets` [num_targets]; all count alike."""
-        return item_table(lambda weight: F.cross_entropy(hidden @ weight.T, targets, reduction="sum"))
+        loss: Tensor = item_table(lambda weight: self.function(hidden, weight, targets))
+        return loss
 
 
 def config_of(dim: int, loss: dict[str, Any]) -> ExperimentConfig:
@@ -90,8 +120,8 @@ class Contender:
         torch.manual_seed(0)
         config = config_of(dim, LOSSES.get(name, LOSSES["full"]))
         self.model = build_model(config, num_items)
-        if name == MATERIALISED:
-            self.model.loss = MaterialisedSoftmax()
+        if name in OTHERS:
+            self.model.loss = OtherSoftmax(OTHERS[name])
         self.model.item_table.train_counts = torch.randint(1, 1_000, (num_items + 1,))
         self.batch = random_batch(num_items, config.loss.num_in_batch)
         self.hidden = torch.randn(NUM_TARGETS, dim, requires_grad=True)
@@ -121,7 +151,7 @@ def seconds(run: Callable[[], None]) -> tuple[float, float]:
 def measure(arguments: argparse.Namespace) -> Result:
     """Every loss at every width: events a second, and the ratio to the materialised softmax of the same round."""
     torch.set_num_threads(arguments.threads)
-    names = [MATERIALISED, *(arguments.only or LOSSES)]
+    names = [MATERIALISED, *(arguments.only or [*LOSSES, *list(OTHERS)[1:]])]
     rows: list[Row] = []
     medians: dict[str, Any] = {}
     for dim in arguments.dims:
@@ -153,7 +183,7 @@ def measure(arguments: argparse.Namespace) -> Result:
         config={"items": arguments.items, "threads": arguments.threads, "losses": LOSSES},
         rows=rows,
         medians=medians,
-        packages=("torch",),
+        packages=("torch", "deepspeed"),
     )
 
 
@@ -163,7 +193,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=3_416)
     parser.add_argument("--dims", nargs="+", type=int, default=[64, 128])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=list(LOSSES), help="these losses beside the materialised one")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*LOSSES, *list(OTHERS)[1:]], help="these losses beside the materialised one"
+    )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     write_result(arguments.json, measure(arguments))
