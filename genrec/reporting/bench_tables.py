@@ -62,7 +62,7 @@ def _naming_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
         yield _Shown("Case", lambda case: words(case.name), True)
     short = [short_name(axis) for axis in axes]
     for axis, name in zip(axes, short, strict=True):
-        yield _Shown(axis if short.count(name) > 1 else name, lambda case, axis=axis: _axis(case.axes.get(axis)), True)
+        yield _Shown(axis if short.count(name) > 1 else name, _of_axis(axis), True)
     if len({case.mode for case in cases}) > 1:
         yield _Shown("Mode", lambda case: words(case.mode), True)
     if len({case.workers for case in cases}) > 1:
@@ -80,7 +80,7 @@ def _speed_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
     for key, title in titles.items():
         if _any(cases, key):
             strong = key == "events_per_s"
-            yield _Shown(title, lambda case, key=key, strong=strong: _value(case, key, strong=strong))
+            yield _Shown(title, _of_reading(key, strong=strong))
             if strong and any(_readings(case) > 1 for case in cases):
                 yield _Shown("Spread", _spread)
 
@@ -88,7 +88,7 @@ def _speed_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
 def _memory_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
     """Measured and predicted; a prediction is of training as a whole."""
     if _any(cases, "peak_bytes"):
-        yield _Shown("Peak memory", lambda case: _value(case, "peak_bytes"))
+        yield _Shown("Peak memory", _of_reading("peak_bytes"))
     if _any(cases, "predicted_bytes"):
         missing = words(formats.MISSING)
         yield _Shown("Predicted", lambda case: _value(case, "predicted_bytes") if case.mode == "full" else missing)
@@ -96,7 +96,15 @@ def _memory_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
             yield _Shown("Error of it", lambda case: _error(case) if case.mode == "full" else missing)
     for key, title in (("weights_bytes", "Weights kept"), ("optimizer_bytes", "Optimizer kept")):
         if _any(cases, key):
-            yield _Shown(title, lambda case, key=key: _value(case, key))
+            yield _Shown(title, _of_reading(key))
+
+
+def _of_axis(axis: str) -> Callable[[Case], Cell]:
+    return lambda case: _axis(case.axes.get(axis))
+
+
+def _of_reading(key: str, *, strong: bool = False) -> Callable[[Case], Cell]:
+    return lambda case: _value(case, key, strong=strong)
 
 
 def _readings(case: Case) -> int:
