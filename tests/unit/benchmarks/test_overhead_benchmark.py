@@ -18,6 +18,7 @@ from genrec.config import load_config
 from genrec.data.prepare import ensure_prepared
 from genrec_command import CommandFailed, run_command, torchrun
 from overhead import compare, medians_of
+from peer_process import Finished
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_every_round_asks_each_side_and_a_failure_is_a_row(file: str, monkeypatc
     def trainer(file: str, overrides: list[str], seconds: float, expected: float, launcher: str) -> dict[str, float]:
         asked.append(expected)
         if len(asked) == 2:
-            raise CommandFailed(["genrec"], overhead.Finished("out-of-time", "not done", 9.0))
+            raise CommandFailed(["genrec"], Finished("out-of-time", "not done", 9.0))
         return {"events_per_s": 225.0, "data_wait_fraction": 0.25, "seconds_to_first_step": 9.0}
 
     monkeypatch.setattr(overhead, "loop", loop)
