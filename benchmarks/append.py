@@ -9,7 +9,6 @@ stand in another order.
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -25,12 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Result, Row, summarize
 from genrec.data.manifest import load_manifest
 from genrec.data.schema import ITEMS_FILE, SEQUENCES_SCHEMA, USERS_FILE
 from genrec.data.sequence_files import read_row_group
 from peer_process import OUT, run_child
 from prepare import COLUMNS, make_log
+from script import finish, options_of, result_of
 
 SIDES = ("base", "append", "at-once")
 EVENTS_PER_FILE = 4_000_000
@@ -146,30 +146,26 @@ def measure(options: argparse.Namespace) -> Result:
             print(f"round {number}: {wall_s}, ratio {ratios[-1]:.3f}, the sets are equal", flush=True)
             shutil.rmtree(folder / str(number))
     ratio = summarize(ratios)
-    return Result(
-        name="append",
+    return result_of(
+        __file__,
         config={"events": options.events, "new": options.new, "items": options.items, "rounds": options.rounds},
         rows=rows,
         medians={"append_to_at_once": asdict(ratio) if ratio else None, "equal": True},
-        versions=installed_versions(("genrec", "ray", "pyarrow", "numpy")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("genrec", "ray", "pyarrow", "numpy"),
     )
 
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("--events", type=int, default=1_000_000, help="events of the old part")
     parser.add_argument("--new", type=int, default=100_000, help="events of the new day")
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timeout-s", type=float, default=3_600)
-    parser.add_argument("--json", default="benchmarks/out/append.json")
     options = parser.parse_args()
     result = measure(options)
-    write_result(options.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, options.json)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Result, Row, summarize, write_result
 from genrec.models.attention import causal_softmax_attention, library_attention
 from genrec.models.hstu_attention import (
     NUM_TIME_BUCKETS,
@@ -32,6 +31,7 @@ from genrec.models.hstu_attention import (
     time_buckets,
 )
 from genrec.models.jagged import JaggedLayout, jagged_layout
+from script import options_of, result_of
 
 Kernel = Callable[[Tensor], Tensor]
 """Rows of q, k, v [num_tokens, heads * 3 * dim] (HSTU: v, q, k) to [num_tokens, heads * dim]."""
@@ -128,14 +128,13 @@ def measure(arguments: argparse.Namespace) -> Result:
                     assert seconds is not None and ratios is not None
                     medians[label] = {"seconds": asdict(seconds), "times_reference": asdict(ratios)}
                     print(f"{label}: {1_000 * seconds.median:.2f} ms, {ratios.median:.2f} x reference", flush=True)
-    return Result(
-        name="attention",
+    return result_of(
+        __file__,
         config={name: getattr(arguments, name) for name in ("lengths", "tokens", "heads", "dim", "device", "threads")},
         rows=rows,
         medians=medians,
-        versions=installed_versions(("torch",)),
-        machine={**describe_machine(), "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None},
-        commit=git_commit(Path(__file__).parent),
+        packages=("torch",),
+        machine={"gpu": torch.cuda.get_device_name() if device.type == "cuda" else None},
     )
 
 
@@ -168,7 +167,7 @@ def wait(tensor: Tensor) -> float:
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("--lengths", nargs="+", type=int, default=[50, 200, 800])
     parser.add_argument("--tokens", type=int, default=6_400, help="of all sequences together")
     parser.add_argument("--heads", type=int, default=2)
@@ -176,7 +175,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", default="benchmarks/out/attention.json")
     arguments = parser.parse_args()
     write_result(arguments.json, measure(arguments))
     print(json.dumps({"result": arguments.json, "load_average_1_min": os.getloadavg()[0]}))

@@ -10,26 +10,22 @@ with the later ones of the same run, which a machine whose speed drifts from run
 `train.checkpoint_dir=URI` measures another storage.
 """
 
-import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Result, Row, summarize
 from genrec.config import load_config
-from genrec.run_dir import RunDir, read_metrics
+from genrec.run_dir import load_saved_config, read_metrics
 from genrec.training.checkpoint_store import CheckpointStore, store_of
+from genrec_command import prepare, trained
+from script import finish, options_of, result_of
 
 Mode = Literal["none", "async", "sync"]
 MODES: tuple[Mode, ...] = ("none", "async", "sync")
 NEVER = 1_000_000_000
-TIMEOUT_S = 3_600
 CHECKPOINTS = 4
 """In a run: the last one has half an interval after it, so that its upload is inside the measured steps."""
 
@@ -73,20 +69,16 @@ def share_within(lines: list[dict[str, Any]], saved: list[int], every: int) -> f
 
 def train_once(file: str, overrides: list[str], mode: Mode, span: Span, options: list[str]) -> dict[str, float | None]:
     """Step time, checkpoints between the measured lines, what one costs, and its bytes, of one `genrec train`."""
-    with tempfile.TemporaryDirectory() as runs:
-        given = [
-            *overrides, f"runs_dir={runs}", "name=checkpoint-cost", "train.max_epochs=null",
-            "train.log_every_steps=1", f"train.max_steps={span.steps}",
-            "train.evaluate_every_epochs=1000000", "train.patience=null",
-            "train.keep_best=0", "evaluation.max_validation_users=512",
-            f"train.checkpoint_every_steps={NEVER if mode == 'none' else span.every_steps}",
-            f"train.checkpoint_upload={'async' if mode == 'none' else mode}",
-        ]  # fmt: skip
-        command = [str(Path(sys.executable).with_name("genrec")), "train", file, *given, "--fresh", *options]
-        subprocess.run(command, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
-        run = RunDir(Path(runs) / "checkpoint-cost")
+    given = [
+        *overrides, "train.max_epochs=null", "train.log_every_steps=1", f"train.max_steps={span.steps}",
+        "train.evaluate_every_epochs=1000000", "train.patience=null",
+        "train.keep_best=0", "evaluation.max_validation_users=512",
+        f"train.checkpoint_every_steps={NEVER if mode == 'none' else span.every_steps}",
+        f"train.checkpoint_upload={'async' if mode == 'none' else mode}",
+    ]  # fmt: skip
+    with trained(file, [*given, "--fresh", *options]) as run:
         lines = [record for record in read_metrics(run.metrics_path) if record["kind"] == "train"]
-        store = store_of(load_config(file, given), run)
+        store = store_of(load_saved_config(run.config_path), run)
         num_bytes = sum(store.sizes(store.names()[-1]).values())
         _delete(store)
     first, last = lines[0]["step"], lines[-1]["step"]
@@ -106,8 +98,7 @@ def _delete(store: CheckpointStore) -> None:
 
 def compare(file: str, overrides: list[str], rounds: int, interval_s: float, quick: bool) -> Result:
     """The three sides in turns, `rounds` times; ratios to the side without checkpoints are taken within a round."""
-    genrec = str(Path(sys.executable).with_name("genrec"))
-    subprocess.run([genrec, "prepare", file, *overrides], check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
+    prepare(file, overrides)
     config = load_config(file, overrides)
     logged = 8
     options = ["--launcher", "local"] if quick else []
@@ -121,14 +112,12 @@ def compare(file: str, overrides: list[str], rounds: int, interval_s: float, qui
             measured = train_once(file, overrides, mode, span, options)
             rows.append({"round": number, "side": mode, **measured, "load_average_1_min": os.getloadavg()[0]})
             print(json.dumps(rows[-1]), flush=True)
-    return Result(
-        name="checkpoint_cost",
+    return result_of(
+        __file__,
         config=config.model_dump(mode="json"),
         rows=rows,
         medians=medians_of(rows) | {"every_steps": span.every_steps, "steps": span.steps},
-        versions=installed_versions(("torch", "ray", "deepspeed", "pyarrow")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("torch", "ray", "deepspeed", "pyarrow"),
     )
 
 
@@ -155,17 +144,15 @@ def shares_of(rows: list[Row], mode: Mode) -> list[float]:
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("config", nargs="?", default="configs/sasrec_ml1m.yaml")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--interval", type=float, default=30, help="seconds between two checkpoints, about")
     parser.add_argument("--quick", action="store_true", help="a few steps in one process: only shows that it runs")
-    parser.add_argument("--json", default="benchmarks/out/checkpoint_cost.json")
     arguments = parser.parse_intermixed_args()
     result = compare(arguments.config, arguments.overrides, arguments.rounds, arguments.interval, arguments.quick)
-    write_result(arguments.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, arguments.json)
 
 
 if __name__ == "__main__":

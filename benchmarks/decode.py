@@ -22,14 +22,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Result, Row, summarize, write_result
 from genrec.config import EvaluationConfig, FullSoftmaxConfig
 from genrec.config_models import TigerConfig
 from genrec.data.batch import Batch, batch_from_arrays
@@ -40,6 +39,7 @@ from genrec.models.tiger import Tiger
 from genrec.semantic.beam import CodeScorer, beam_search
 from genrec.semantic.ids import SemanticIds
 from genrec.semantic.trie import CodeTrie
+from script import options_of, result_of
 
 HISTORY = 20  # items
 K = 10
@@ -93,21 +93,7 @@ def tiger(ids: SemanticIds, device: torch.device) -> Tiger:
 
 def free_search(width: int) -> Search:
     """A beam search over all tuples."""
-
-    def search(scorer: CodeScorer, batch: Batch) -> Tensor:
-        state = scorer.start(batch)
-        sums = torch.zeros(batch.num_sequences, 1, device=batch.items.device)
-        codes: Tensor | None = None
-        parents: Tensor | None = None
-        tuples = sums.new_zeros(batch.num_sequences, 1, 0, dtype=torch.int64)
-        for level, size in enumerate(scorer.sizes):
-            scores, state = scorer.step(state, level, codes, parents)
-            sums, places = (scores + sums.unsqueeze(2)).flatten(1).topk(width, dim=1)
-            parents, codes = places // size, places % size
-            tuples = torch.cat([_continued(tuples, parents), codes.unsqueeze(2)], dim=2)
-        return tuples[:, :K]
-
-    return search
+    return _search(width, lambda scores, tuples: scores)
 
 
 def dict_search(ids: SemanticIds, width: int) -> Search:
@@ -120,6 +106,19 @@ def dict_search(ids: SemanticIds, width: int) -> Search:
             if not seen or seen[-1] != code:
                 seen.append(code)
 
+    def constrain(scores: Tensor, tuples: Tensor) -> Tensor:
+        mask = torch.full_like(scores, -float("inf"))
+        for user, beams in enumerate(tuples.tolist()):
+            for beam, prefix in enumerate(beams):
+                mask[user, beam, follow.get(tuple(prefix), [])] = 0
+        return scores + mask
+
+    return _search(width, constrain)
+
+
+def _search(width: int, constrain: Callable[[Tensor, Tensor], Tensor]) -> Search:
+    """A beam search; `constrain` takes the scores of the next code of all beams and their tuples until there."""
+
     def search(scorer: CodeScorer, batch: Batch) -> Tensor:
         state = scorer.start(batch)
         sums = torch.zeros(batch.num_sequences, 1, device=batch.items.device)
@@ -128,13 +127,11 @@ def dict_search(ids: SemanticIds, width: int) -> Search:
         tuples = sums.new_zeros(batch.num_sequences, 1, 0, dtype=torch.int64)
         for level, size in enumerate(scorer.sizes):
             scores, state = scorer.step(state, level, codes, parents)
-            mask = torch.full_like(scores, -float("inf"))
-            for user, beams in enumerate(tuples.tolist()):
-                for beam, prefix in enumerate(beams):
-                    mask[user, beam, follow.get(tuple(prefix), [])] = 0
-            sums, places = (scores + mask + sums.unsqueeze(2)).flatten(1).topk(width, dim=1)
+            scores = constrain(scores, tuples)
+            sums, places = (scores + sums.unsqueeze(2)).flatten(1).topk(width, dim=1)
             parents, codes = places // size, places % size
-            tuples = torch.cat([_continued(tuples, parents), codes.unsqueeze(2)], dim=2)
+            before = tuples.gather(1, parents.unsqueeze(2).expand(-1, -1, tuples.shape[2]))
+            tuples = torch.cat([before, codes.unsqueeze(2)], dim=2)
         return tuples[:, :K]
 
     return search
@@ -143,10 +140,6 @@ def dict_search(ids: SemanticIds, width: int) -> Search:
 def trie_search(trie: CodeTrie, width: int) -> Search:
     """genrec's."""
     return lambda scorer, batch: beam_search(scorer, batch, trie, width, K)[0]
-
-
-def _continued(tuples: Tensor, parents: Tensor) -> Tensor:
-    return tuples.gather(1, parents.unsqueeze(2).expand(-1, -1, tuples.shape[2]))
 
 
 def build(num_items: int, sizes: tuple[int, ...]) -> Row:
@@ -210,14 +203,12 @@ def measure(arguments: argparse.Namespace) -> Result:
         medians["build"] = built
         rows.append(built)
         print(json.dumps(built), flush=True)
-    return Result(
-        name="decode",
+    return result_of(
+        __file__,
         config={name: value for name, value in vars(arguments).items() if name != "json"},
         rows=rows,
         medians=medians,
-        versions=installed_versions(("torch", "numpy")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("torch", "numpy"),
     )
 
 
@@ -250,7 +241,7 @@ def _clock(batch: Batch) -> float:
 
 def main() -> None:
     """Measures what the command line asks for, prints a line a search and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--levels", type=int, default=4)
     parser.add_argument("--size", type=int, default=256, help="codes of a level")
@@ -261,7 +252,6 @@ def main() -> None:
     parser.add_argument("--build-items", type=int, default=10_000_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--json", default="benchmarks/out/decode.json")
     arguments = parser.parse_args()
     write_result(arguments.json, measure(arguments))
     print(json.dumps({"result": arguments.json}))

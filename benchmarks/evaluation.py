@@ -34,7 +34,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Row, summarize
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.evaluation.ranking import Limits, rank_users
 from genrec.evaluation.sharded_table import ShardedItemTable, shard_of
@@ -42,6 +42,7 @@ from genrec.evaluation.users import EvaluationBatch, placeholder_batch
 from genrec.evaluation.workers import Workers
 from genrec.models.base import SequenceModel
 from genrec.models.item_table import ItemTable
+from script import finish, options_of, result_of
 
 TIMEOUT_S = 3_600
 SEED_ROWS = 2**16  # rows of the table that are drawn together, so that a shard is drawn without the rest
@@ -194,7 +195,7 @@ def measure(task: dict[str, Any], count: int) -> Row:
 
 def main() -> None:
     """Reads the options, measures, prints and writes the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--users", type=int, default=2_000)
     parser.add_argument("--dim", type=int, default=64)
@@ -207,7 +208,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--check", type=int, default=0, help="users that are also ranked by the whole matrix")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--json", default="benchmarks/out/evaluation.json")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=["work", "check"], help=argparse.SUPPRESS)
     given = vars(parser.parse_args())
@@ -225,9 +225,8 @@ def main() -> None:
         for count in given["workers"]
         if (found := summarize(float(row["users_per_s"] or 0) for row in rows if row["workers"] == count))
     }
-    versions = installed_versions(["genrec", "torch", "numpy"])
-    commit = git_commit(Path(__file__).parent)
-    write_result(given["json"], Result("evaluation", task, rows, medians, versions, describe_machine(), commit))
+    packages = ("genrec", "torch", "numpy")
+    finish(result_of(__file__, config=task, rows=rows, medians=medians, packages=packages), given["json"])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ clock starts, and `first_batch_s` runs from asking for the data set to the first
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -24,12 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Result, Row, summarize
 from genrec.config import ExperimentConfig, LeaveOneOutSplit, config_from_dict, load_config
 from genrec.data.manifest import Manifest, content_hash, describe_sequence_file, load_manifest, save_manifest
 from genrec.data.plan import Plan, make_plan
 from genrec.data.schema import ITEMS_FILE, SEQUENCES_DIR, SEQUENCES_SCHEMA, USERS_FILE, items_schema, users_schema
 from genrec.data.sequence_files import read_row_group
+from script import finish, options_of, result_of
 
 EVENTS_PER_FILE = 2_000_000
 EVENTS_PER_ROW_GROUP = 250_000
@@ -221,20 +221,18 @@ def measure(config: ExperimentConfig, arguments: argparse.Namespace) -> Result:
         for side in set(arguments.only) - {"scan"}:
             scanned = medians["scan_events_per_s"]["median"]
             medians[f"{side}_over_scan"] = medians[f"{side}_events_per_s"]["median"] / scanned
-    return Result(
-        name="ingest",
+    return result_of(
+        __file__,
         config=config.model_dump(mode="json"),
         rows=rows,
         medians=medians,
-        versions=installed_versions(("torch", "ray", "pyarrow", "numpy")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("torch", "ray", "pyarrow", "numpy"),
     )
 
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--config", help="a config whose prepared set is read, instead of a set made for the purpose")
     parser.add_argument("--events", type=int, default=20_000_000, help="events of the set that is made")
@@ -243,7 +241,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--train-steps", type=int, help="train so many steps with `genrec train`, and report data wait")
-    parser.add_argument("--json", default="benchmarks/out/ingest.json")
     arguments = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory(prefix="genrec-ingest-") as folder:
         if arguments.config:
@@ -256,8 +253,7 @@ def main() -> None:
         from overhead import train_steps
 
         result.medians["training"] = train_steps(arguments.config, arguments.overrides, arguments.train_steps)
-    write_result(arguments.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, arguments.json)
 
 
 if __name__ == "__main__":

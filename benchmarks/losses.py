@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,11 +26,12 @@ from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy
 from deepspeed.sequence.linear_cross_entropy import vocab_parallel_linear_cross_entropy
 from torch import Tensor, nn
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Result, Row, summarize, write_result
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.models.build import build_model
 from genrec.models.item_table import ItemTable
+from script import options_of, result_of
 
 NUM_WINDOWS, LENGTH = 32, 200
 NUM_TARGETS = NUM_WINDOWS * LENGTH
@@ -178,20 +178,18 @@ def measure(arguments: argparse.Namespace) -> Result:
                 medians[key][f"{what}_events_per_cpu_s"] = None if rate is None else round(rate.median)
                 medians[key][f"{what}_times_materialised"] = None if ratio is None else asdict(ratio)
             print(key, json.dumps(medians[key]), flush=True)
-    return Result(
-        name="losses",
+    return result_of(
+        __file__,
         config={"items": arguments.items, "threads": arguments.threads, "losses": LOSSES},
         rows=rows,
         medians=medians,
-        versions=installed_versions(("torch", "deepspeed")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("torch", "deepspeed"),
     )
 
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("--items", type=int, default=3_416)
     parser.add_argument("--dims", nargs="+", type=int, default=[64, 128])
     parser.add_argument("--rounds", type=int, default=5)
@@ -199,7 +197,6 @@ def main() -> None:
         "--only", nargs="+", choices=[*LOSSES, *list(OTHERS)[1:]], help="these losses beside the materialised one"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", default="benchmarks/out/losses.json")
     arguments = parser.parse_args()
     write_result(arguments.json, measure(arguments))
 

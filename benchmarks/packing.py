@@ -13,7 +13,6 @@ take turns.
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Result, Row, summarize
 from genrec.config import ExperimentConfig, config_from_dict, load_config
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.data.manifest import load_manifest
@@ -37,6 +36,7 @@ from genrec.data.plan import Plan, make_plan
 from genrec.data.stream import local_tables, worker_batches
 from genrec.models.build import build_model
 from ingest import history_lengths, write_set
+from script import finish, options_of, result_of
 
 MODELS: dict[str, dict[str, Any]] = {
     "sasrec": {"name": "sasrec", "dim": 64, "num_layers": 2, "num_heads": 2, "dropout": 0.2},
@@ -159,30 +159,26 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Result:
             rows[-1]["load_average_1_min"] = os.getloadavg()[0]
             medians[f"{kind}_{model}"] = times
             print(rows[-1], times, flush=True)
-    return Result(
-        name="packing",
+    return result_of(
+        __file__,
         config={kind: config_of(kind, kind, 2).model_dump(mode="json") for kind in arguments.lengths},
         rows=rows,
         medians=medians,
-        versions=installed_versions(("torch", "numpy", "pyarrow")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("torch", "numpy", "pyarrow"),
     )
 
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("--lengths", nargs="+", choices=list(MAX_LENGTHS), default=list(MAX_LENGTHS))
     parser.add_argument("--workers", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10, help="micro-batches whose step time is taken; 0 takes none")
-    parser.add_argument("--json", default="benchmarks/out/packing.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="genrec-packing-") as folder:
         result = measure(arguments, Path(folder))
-    write_result(arguments.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -48,15 +48,22 @@ def classify(return_code: int | None, stderr: str) -> Status:
     return "failed"
 
 
-def run_child(command: Sequence[str | Path], *, log: Path, timeout_s: float, threads: int) -> Finished:
-    """Runs the command from the repository root, its output into `log`; ends its whole process group on a time-out."""
+def run_child(
+    command: Sequence[str | Path], *, log: Path, timeout_s: float, threads: int | None, folder: Path = ROOT
+) -> Finished:
+    """Runs the command from `folder`, its output into `log`; ends its whole process group on a time-out.
+
+    `threads` of None leaves their number to the command.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = dict(os.environ)
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     started_s = time.perf_counter()
     with log.open("w", encoding="utf-8") as output:
         child = subprocess.Popen(
             [str(part) for part in command],
-            cwd=ROOT,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -11,45 +11,50 @@ predicted / measured - 1.
 import argparse
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from genrec.bench.matrix import Case, Matrix, cases_of
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, read_result, write_result
+from genrec.bench.result import Result, Row, read_result
 from genrec.planning.calibration import Calibration, assumed, fitted
 from genrec.planning.machine import this_machine
 from genrec.planning.planner import Option, predict_here
+from script import finish, options_of, result_of
 
 MIB = 2**20
 COLUMNS = ("peak", "predicted", "error", "step", "predicted step", "error")
 
 
-def compare(measured: Result, calibrate_on: str | None) -> Result:
-    """A row a case that was measured in full: memory and step time, predicted and measured."""
+def measured_cases(measured: Result) -> list[tuple[Case, dict[str, Any]]]:
+    """The cases of a matrix that were measured in full, each with its medians; ends the script where there is none."""
+    matrix = Matrix(**{key: value for key, value in measured.config.items() if key != "launcher"})
     medians = {
         name: found["full"] for name, found in measured.medians.items() if found.get("full", {}).get("ok", 0) > 0
     }
-    matrix = Matrix(**{key: value for key, value in measured.config.items() if key != "launcher"})
-    cases = [case for case in cases_of(matrix, measured.name) if case.name in medians]
+    cases = [(case, medians[case.name]) for case in cases_of(matrix, measured.name) if case.name in medians]
     if not cases:
         raise SystemExit("No case was measured in full and ended well; run `genrec bench` with `modes: [full]`.")
-    chosen = calibrate_on or cases[0].name
-    first = next((case for case in cases if case.name == chosen), None)
+    return cases
+
+
+def compare(measured: Result, calibrate_on: str | None) -> Result:
+    """A row a case that was measured in full: memory and step time, predicted and measured."""
+    cases = measured_cases(measured)
+    chosen = calibrate_on or cases[0][0].name
+    first = next((one for one in cases if one[0].name == chosen), None)
     if first is None:
-        raise SystemExit(f"{chosen!r} is no case that was measured; those are {', '.join(c.name for c in cases)}.")
-    calibration = _calibration(first, medians[first.name]["step_s"]["median"])
-    rows = [_row(case, medians[case.name], calibration, case is first) for case in cases]
-    times = [abs(float(row["step_error"])) for row in rows if row["case"] != first.name]
-    memory = [abs(float(row["memory_error"])) for row in rows]
-    return Result(
-        name="predictions",
-        config={"of": measured.name, "measured_at": measured.commit, "calibrated_on": first.name},
+        names = ", ".join(case.name for case, _ in cases)
+        raise SystemExit(f"{chosen!r} is no case that was measured; those are {names}.")
+    calibration = _calibration(first[0], first[1]["step_s"]["median"])
+    rows = [_row(case, medians, calibration, case is first[0]) for case, medians in cases]
+    return result_of(
+        __file__,
+        config={"of": measured.name, "measured_at": measured.commit, "calibrated_on": chosen},
         rows=rows,
         medians={
-            "memory_error": _spread(memory, 0.10),
-            "step_error": _spread(times, 0.25),
+            "memory_error": errors_of(rows, "memory_error", 0.10),
+            "step_error": errors_of([row for row in rows if row["case"] != chosen], "step_error", 0.25),
         },
-        versions=installed_versions(("torch", "deepspeed")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("torch", "deepspeed"),
     )
 
 
@@ -83,8 +88,9 @@ def _row(case: Case, found: dict[str, dict[str, float]], calibration: Calibratio
     }
 
 
-def _spread(errors: list[float], wanted: float) -> dict[str, float | int]:
-    """Of absolute errors."""
+def errors_of(rows: list[Row], name: str, wanted: float) -> dict[str, float | int]:
+    """Median and largest of the absolute errors in a column, and how many are within what is wanted."""
+    errors = [abs(float(row[name] or 0)) for row in rows]
     if not errors:
         return {"cases": 0}
     within = sum(error <= wanted for error in errors)
@@ -103,21 +109,29 @@ def as_markdown(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Compares, prints the table and the errors, and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def table_options(script: str, doc: str | None) -> argparse.ArgumentParser:
+    """What a script is told that reads a measured matrix and writes a table."""
+    parser = options_of(script, doc)
     parser.add_argument("measured", type=Path, help="result of genrec bench")
-    parser.add_argument("--calibrate-on", help="name of the case whose step time is taken over; default: the first")
-    parser.add_argument("--json", default="benchmarks/out/predictions.json")
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
-    arguments = parser.parse_args()
-    result = compare(read_result(arguments.measured), arguments.calibrate_on)
-    table = as_markdown(result)
+    return parser
+
+
+def tell(result: Result, table: str, arguments: argparse.Namespace) -> None:
+    """Prints the table and the errors, and writes the JSON."""
     print(table)
-    print(result.medians)
-    write_result(arguments.json, result)
+    finish(result, arguments.json)
     if arguments.markdown:
         arguments.markdown.write_text(table, encoding="utf-8")
+
+
+def main() -> None:
+    """Compares, prints the table and the errors, and writes the JSON."""
+    parser = table_options(__file__, __doc__)
+    parser.add_argument("--calibrate-on", help="name of the case whose step time is taken over; default: the first")
+    arguments = parser.parse_args()
+    result = compare(read_result(arguments.measured), arguments.calibrate_on)
+    tell(result, as_markdown(result), arguments)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize
 from genrec.config import SyntheticSource
 from genrec.data.local_tasks import open_tasks
 from genrec.data.manifest import load_manifest
 from genrec.data.synthetic import write_log
 from peer_process import BENCHMARKS, INSTALL_TIMEOUT_S, OUT, run_child
+from script import finish, options_of
 
 POLARS_VENV = OUT / "polars-venv"
 POLARS_REQUIREMENT = "polars==2.1.*"
@@ -220,18 +221,16 @@ def _num_cores() -> int:
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("--events", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--order", choices=("user", "time"), default="user", help="how the log is sorted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", nargs="+", choices=("genrec", "polars"), default=["genrec", "polars"])
     parser.add_argument("--timeout-s", type=float, default=3_600)
-    parser.add_argument("--json", default="benchmarks/out/prepare.json")
     options = parser.parse_args()
     result = compare(options)
-    write_result(options.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from the command to its end, with Ray's start-up in it. Rounds take turns.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -23,10 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
+from genrec.bench.result import Result, Row, summarize
 from genrec.data.manifest import load_manifest
 from genrec.inference.recommender import Recommender
 from genrec.run_dir import open_run
+from script import finish, options_of, result_of
 
 TIMEOUT_S = 1_800
 COMMAND = "genrec recommend"
@@ -84,21 +84,19 @@ def measure(arguments: argparse.Namespace) -> Result:
         what: summarize(float(row["users_per_s"] or 0) for row in rows if row["what"] == what)
         for what in dict.fromkeys(str(row["what"]) for row in rows)
     }
-    return Result(
-        name="recommend",
+    return result_of(
+        __file__,
         config={"model": config.model.model_dump(mode="json"), "items": recommender.num_items, "k": arguments.k}
         | {name: getattr(arguments, name) for name in ("users", "history", "threads")},
         rows=rows,
         medians={what: {"users_per_s": asdict(summary)} for what, summary in found.items() if summary is not None},
-        versions=installed_versions(("genrec", "torch", "ray")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("genrec", "torch", "ray"),
     )
 
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("run", type=Path, help="run directory with a model")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32, 512], help="users in a request")
@@ -107,11 +105,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--skip-command", action="store_true", help="only in this process")
-    parser.add_argument("--json", default="benchmarks/out/recommend.json")
     arguments = parser.parse_args()
     result = measure(arguments)
-    write_result(arguments.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, arguments.json)
 
 
 if __name__ == "__main__":

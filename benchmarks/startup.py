@@ -7,18 +7,15 @@ behind. `process` is from the command to a worker's first line (Ray and its work
 build those, `first_step` waits for the first micro-batch (`first_batch_s`) and trains it.
 """
 
-import argparse
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, summarize, write_result
-from genrec.run_dir import RunDir, read_metrics
+from genrec.bench.result import Result, Row, summarize
+from genrec.run_dir import read_metrics
+from genrec_command import prepare, trained
+from script import finish, options_of, result_of
 
 TIMEOUT_S = 600
 ONE_STEP = ("train.max_epochs=null", "train.max_steps=1", "train.patience=null", "evaluation.max_validation_users=64")
@@ -28,12 +25,9 @@ ALONE = ("cluster.workers=1",)
 
 def start_once(file: str, overrides: list[str], launcher: str) -> Row:
     """Seconds of a run's phases until its first step."""
-    with tempfile.TemporaryDirectory() as runs:
-        command = [str(Path(sys.executable).with_name("genrec")), "train", file, *overrides, "--launcher", launcher]
-        command += [f"runs_dir={runs}", "name=startup", *ONE_STEP, *(ALONE if launcher == "local" else ())]
-        subprocess.run(command, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
-        records = read_metrics(RunDir(Path(runs) / "startup").metrics_path)
-    return phases_of(records)
+    words = [*overrides, "--launcher", launcher, *ONE_STEP, *(ALONE if launcher == "local" else ())]
+    with trained(file, words, timeout_s=TIMEOUT_S) as run:
+        return phases_of(read_metrics(run.metrics_path))
 
 
 def phases_of(records: list[dict[str, Any]]) -> Row:
@@ -57,37 +51,32 @@ def summarize_rows(rows: list[Row]) -> dict[str, Any]:
 
 def measure(file: str, overrides: list[str], launchers: list[str], rounds: int) -> Result:
     """Every launcher in turn, `rounds` times."""
-    genrec = str(Path(sys.executable).with_name("genrec"))
-    subprocess.run([genrec, "prepare", file, *overrides], check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
+    prepare(file, overrides)
     rows: list[Row] = []
     for number in range(rounds):
         for launcher in launchers:
             row = start_once(file, overrides, launcher)
             rows.append({"launcher": launcher, "round": number, **row, "load_average_1_min": os.getloadavg()[0]})
             print(json.dumps(rows[-1]), flush=True)
-    return Result(
-        name="startup",
+    return result_of(
+        __file__,
         config={"file": file, "overrides": overrides, "rounds": rounds},
         rows=rows,
         medians=summarize_rows(rows),
-        versions=installed_versions(("genrec", "torch", "deepspeed", "ray")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("genrec", "torch", "deepspeed", "ray"),
     )
 
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("file", nargs="?", default="configs/quickstart.yaml")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--launchers", nargs="+", choices=["ray", "local"], default=["ray", "local"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", default="benchmarks/out/startup.json")
     arguments = parser.parse_args()
     result = measure(arguments.file, arguments.overrides, arguments.launchers, arguments.rounds)
-    write_result(arguments.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, arguments.json)
 
 
 if __name__ == "__main__":

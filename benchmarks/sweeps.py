@@ -18,9 +18,10 @@ from typing import Any
 
 import yaml
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, write_result
+from genrec.bench.result import Row, write_result
 from genrec.reporting.sweep_record import SweepRecord, read_record
 from genrec.reporting.sweep_sections import verdict
+from script import result_of
 
 TIMEOUT_S = 6 * 3_600
 
@@ -113,8 +114,8 @@ def main() -> None:
         records = {name: read_record(folder / "sweeps" / name) for name in SCHEDULERS}
     random_best = records["random"].ranked[0]["best"]["ndcg@10"]
     to_best = {name: worker_seconds_to(record, random_best) for name, record in records.items()}
-    result = Result(
-        name="sweeps",
+    result = result_of(
+        __file__,
         config={"base": BASE, "space": SPACE, "schedulers": SCHEDULERS, "trials": given.trials, "seeds": given.seeds},
         rows=[measured(name, record) for name, record in records.items()],
         medians={
@@ -123,9 +124,7 @@ def main() -> None:
             "asha_share_of_all_worker_seconds": records["asha"].worker_seconds / records["random"].worker_seconds,
             "retrained": verdict(records["random"]),
         },
-        versions=installed_versions(["ray", "torch", "deepspeed", "optuna"]),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("ray", "torch", "deepspeed", "optuna"),
     )
     write_result(given.output, result)
     print(json.dumps({"rows": result.rows, **result.medians}, indent=1))

@@ -24,13 +24,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, write_result
+from genrec.bench.result import Result, Row, write_result
 from genrec.config import RKMeansTokenizer
 from genrec.semantic.rkmeans import fit_rkmeans
 from genrec.semantic.tokenize import encode
 from genrec.semantic.tokenizers_rows import Rows
 from genrec.semantic.vectors import ItemVectorRows
 from peer_process import OUT
+from script import options_of, result_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -121,14 +122,12 @@ def measure(options: argparse.Namespace) -> Result:
             rows.append(run_faiss(vectors, sizes, options.iterations))
     for row in rows:
         row["load_average_1_min"] = os.getloadavg()[0]
-    return Result(
-        name="tokenizing",
+    return result_of(
+        __file__,
         config={"rows": options.rows, "dim": options.dim, "sizes": list(sizes), "iterations": options.iterations},
         rows=rows,
         medians=_ratios(rows),
-        versions=installed_versions(["genrec", "torch", "numpy", *(["faiss-cpu"] if options.faiss else [])]),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=["genrec", "torch", "numpy", *(["faiss-cpu"] if options.faiss else [])],
     )
 
 
@@ -143,14 +142,13 @@ def _ratios(rows: list[Row]) -> dict[str, Any]:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options; ends with a sentence where faiss is wanted and missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="vectors")
     parser.add_argument("--dim", type=int, default=256, help="numbers in a vector")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 256, 256], help="codes of each level")
     parser.add_argument("--iterations", type=int, default=25, help="passes of k-means for each level")
     parser.add_argument("--threads", type=int, default=1, help="threads of either")
     parser.add_argument("--no-faiss", dest="faiss", action="store_false", help="genrec alone")
-    parser.add_argument("--json", default="benchmarks/out/tokenizing.json", help="file for the result")
     options = parser.parse_args(arguments)
     if options.faiss and importlib.util.find_spec("faiss") is None:
         parser.error("faiss is not installed: pip install faiss-cpu, or give --no-faiss")

@@ -7,7 +7,6 @@ Every item occurs at least once, the other events follow a power law. Ids are te
 """
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -17,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, write_result
+from genrec.bench.result import Result, Row
 from genrec.data.manifest import load_manifest
 from peer_process import OUT
 from prepare import EVENTS_PER_FILE, run_genrec
+from script import finish, options_of, result_of
 
 _SCATTER = 2_654_435_761  # odd, so it maps numbers to different numbers modulo a power of two
 _ID_NUMBERS = 2**40
@@ -59,29 +59,25 @@ def measure(options: argparse.Namespace) -> Result:
         if row["status"] == "ok":
             row["items"] = load_manifest(folder / "set").num_items
         shutil.rmtree(folder / "log")
-    return Result(
-        name="vocabulary",
+    return result_of(
+        __file__,
         config={"events": options.events, "items": options.items, "users": options.users},
         rows=[row],
         medians={"peak_gib": float(row["peak_bytes"] or 0) / 2**30, "wall_s": row["wall_s"], "items": row.get("items")},
-        versions=installed_versions(("genrec", "pyarrow", "numpy")),
-        machine=describe_machine(),
-        commit=git_commit(Path(__file__).parent),
+        packages=("genrec", "pyarrow", "numpy"),
     )
 
 
 def main() -> None:
     """Measures what the command line asks for, prints the medians and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__file__, __doc__)
     parser.add_argument("--events", type=int, default=1_600_000)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--timeout-s", type=float, default=3_600)
-    parser.add_argument("--json", default="benchmarks/out/vocabulary.json")
     options = parser.parse_args()
     result = measure(options)
-    write_result(options.json, result)
-    print(json.dumps(result.medians, indent=1))
+    finish(result, options.json)
 
 
 if __name__ == "__main__":

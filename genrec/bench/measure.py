@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from genrec.bench.matrix import Mode
-from genrec.bench.memory import MemoryWatch, limit_memory
+from genrec.bench.memory import MemoryWatch, limit_memory, state_bytes
 from genrec.config import ExperimentConfig
 from genrec.data.batch import Batch
 from genrec.data.manifest import Manifest, load_manifest
@@ -52,6 +52,9 @@ class Reading:
     """`step_s` and its parts, a step."""
     baseline_bytes: int | None = None
     peak_bytes: int | None = None
+    weights_bytes: int | None = None
+    optimizer_bytes: int | None = None
+    """What this worker keeps between steps (`state_bytes`)."""
     gemm_flops: float | None = None
     """FLOP/s of a matrix product on this worker, measured after the steps; None on a GPU whose peak is published."""
     device_name: str | None = None
@@ -109,6 +112,7 @@ def _train_steps(config: ExperimentConfig, context: WorkerContext, manifest: Man
     counted = _counted(batches, reading, span.warmup_steps)
     train(config, engine, counted, [log, stretch], state, context.end_step, guard)
     reading.baseline_bytes, reading.peak_bytes = memory.baseline_bytes, memory.peak_bytes()
+    reading.weights_bytes, reading.optimizer_bytes = state_bytes(engine)
     if tracker is not None:
         tracker.close()
     reading.device_name = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else None

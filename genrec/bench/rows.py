@@ -16,6 +16,8 @@ SUMMARIZED = (
     "tokens_per_s",
     "step_s",
     "peak_bytes",
+    "weights_bytes",
+    "optimizer_bytes",
     "mfu",
     "data_wait_s",
     "to_device_s",
@@ -43,7 +45,8 @@ def row_of(config: ExperimentConfig, readings: Sequence[dict[str, Any]]) -> Row:
     parts = [name for name in names if name != "step_s"]
     row["step_s"] = round(sum(float(row[name] or 0) for name in parts), 6)
     worst = max(readings, key=lambda reading: int(reading["peak_bytes"]))
-    row |= {"baseline_bytes": worst["baseline_bytes"], "peak_bytes": worst["peak_bytes"]}
+    names = ["baseline_bytes", "peak_bytes", "weights_bytes", "optimizer_bytes"]
+    row |= {name: worst[name] for name in names}
     return row | _predicted(config) | _utilisation(config, readings) if is_known(config) else row
 
 

@@ -27,7 +27,7 @@ def main() -> None:
     """Measures what the task says; exit code 1 when that failed."""
     task_path = Path(sys.argv[1])
     answer = task_path.with_name(f"rank-{os.environ['RANK']}.json")
-    _end_with_parent()
+    end_with_parent()
     try:
         told: dict[str, Any] = {"status": "ok", **_measure(json.loads(task_path.read_text(encoding="utf-8")))}
     except Exception as error:
@@ -74,7 +74,8 @@ def _status_of(error: BaseException) -> str:
     return "out-of-memory" if out else "failed"
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it is gone."""
     parent = os.getppid()
 
     def watch() -> None:

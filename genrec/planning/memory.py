@@ -12,7 +12,8 @@ DeepSpeed with bf16), m the elements of optimizer state (2 n with AdamW):
 ZeRO-1 and 2 copy gradients into one bucket and reduce a flat copy of it, so while a step is reduced both are there
 (deepspeed/runtime/zero/stage_1_and_2.py; the bucket has room for 5e8 elements, which a GPU sets aside and a CPU only
 touches as far as it is filled). Optimizer state is master weights and moments. ZeRO-3 gathers the item table whole
-wherever it is used, and its gradient is whole until it is scattered. Which moment is the fullest is worked out: the
+wherever it is used, and its gradient is whole until it is scattered; it gathers the layers' weights in the forward pass
+and keeps those that the backward pass uses again within 1e9 elements. Which moment is the fullest is worked out: the
 loss, the backward pass, its end, or the update.
 """
 
@@ -30,6 +31,9 @@ from genrec.planning.model_size import ModelSize
 
 BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's `reduce_bucket_size`, which genrec leaves as it is."""
+
+REUSED_ELEMENTS = 1_000_000_000
+"""DeepSpeed's `stage3_max_reuse_distance` and `stage3_max_live_parameters`, which genrec leaves as they are."""
 
 EVENT_BYTES = 40
 """A micro-batch holds five columns of int64 an event."""
@@ -164,6 +168,7 @@ def predict_memory(
     loss = _Loss.of(config, load, items)
     e, table, other = sharding.weight_bytes, size.table, size.other
     gathered = e * table if sharding.stage == 3 else 0.0
+    live = e * min(other - size.whole, REUSED_ELEMENTS) if sharding.stage == 3 and workers > 1 else 0.0
     held = sharding.held_gradients(other, accumulates)
     held_table = sharding.held_gradients(table, accumulates)
     kept = activations.kept(load, items)
@@ -172,6 +177,7 @@ def predict_memory(
 
     def at(moment: Moment, **parts: float) -> MemoryParts:
         grown = replace(state, moment=moment, gradients=held, item_table=state.item_table + held_table + gathered)
+        grown = replace(grown, weights=state.weights + live)
         return replace(grown, **{name: getattr(grown, name) + value for name, value in parts.items()})
 
     loss_moment = max(loss.tile, loss.products)
@@ -193,6 +199,7 @@ def predict_memory(
         ),
         at(
             "update",
+            weights=-live,
             gradients=fresh - held,
             item_table=fresh_table - held_table - gathered,
             communication=bucket.standing + bucket.flat,

@@ -35,11 +35,17 @@ def stacked_bars(
     value_format: Callable[[float], str],
     outline_label: str = "",
     mark_label: str = "",
+    order: Sequence[str] = (),
 ) -> str:
-    """An `<svg>` element with a bar a line; parts of one name have one colour, which the legend on top explains."""
+    """An `<svg>` element with a bar a line; parts of one name have one colour, which the legend on top explains.
+
+    `order` are all parts that there may be: figures with the same `order` then have the same colours.
+    """
     shown = bars[:MAX_BARS]
-    names = list(dict.fromkeys(part for bar in shown for part in bar.parts))
-    colors = dict(zip(names, SERIES, strict=False))
+    found = {part for bar in shown for part in bar.parts}
+    known = list(dict.fromkeys([*order, *(part for bar in shown for part in bar.parts)]))
+    colors = {part: SERIES[place % len(SERIES)] for place, part in enumerate(known)}
+    names = [part for part in known if part in found]
     handles: list[Any] = [Patch(facecolor=colors[part], edgecolor="none", label=part) for part in names]
     if any(bar.outline is not None for bar in shown):
         handles.append(Patch(facecolor="none", edgecolor=INK, linewidth=1.0, label=outline_label))

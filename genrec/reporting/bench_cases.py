@@ -74,8 +74,14 @@ class CaseLabels:
     @property
     def explained(self) -> str:
         """ " Cases by dim and zero_stage.", to end a caption with."""
-        names = [axis.rpartition(".")[2] for axis in self.varied]
+        names = [short_name(axis) for axis in self.varied]
         return f" Cases by {', '.join(names[:-1])} and {names[-1]}." if names else ""
+
+
+def short_name(setting: str) -> str:
+    """The last part of a setting's dotted name: `dim` of `model.dim`, but `model` of `model.name`."""
+    section, _, last = setting.rpartition(".")
+    return section.rpartition(".")[2] if last == "name" and section else last
 
 
 def is_training(result: Result) -> bool:

@@ -1,7 +1,8 @@
 """The figures of a benchmark of training: throughput over workers, memory by part, the time of a step by phase."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from genrec.reporting import formats
 from genrec.reporting.bars import MAX_BARS, Bar, stacked_bars
-from genrec.reporting.bench_cases import PARTS, STEP_PARTS, Case, CaseLabels
+from genrec.reporting.bench_cases import PARTS, STEP_PARTS, Case, CaseLabels, reading, short_name
 from genrec.reporting.plots import MUTED, SERIES, TICK_STEPS, Chart, draw_grid, short_count, svg_chart
 
 MAX_CURVES = 4
+STEP_SIZE = ("batch.tokens_per_step", "batch.micro_batches_per_step")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.6)), (0, (6, 1.6, 1.6, 1.6)))
 MARKERS = ("o", "s", "^", "D")
 
@@ -25,24 +27,53 @@ class Scaling:
     cases: tuple[Case, ...]
 
     @property
+    def speedups(self) -> tuple[float, ...]:
+        """Throughput of the most workers over that of the fewest, in each round where both were measured in all.
+
+        A machine whose speed drifts from round to round disturbs these less than the ratio of two medians.
+        """
+        few, many = (case.readings["events_per_s"] for case in (self.cases[0], self.cases[-1]))
+        if len(few) == len(many) and all(few) and self.cases[0].is_ok and self.cases[-1].is_ok:
+            return tuple(after / before for before, after in zip(few, many, strict=True))
+        return ((self.cases[-1].median("events_per_s") or 0.0) / (self.cases[0].median("events_per_s") or 1.0),)
+
+    @property
     def efficiency(self) -> float:
         """Throughput of the most workers as a part of what the fewest would give, times as many."""
-        first, last = self.cases[0], self.cases[-1]
-        return self.speedup * (first.workers or 1) / (last.workers or 1)
+        return self.efficiency_of(self.speedup)
 
     @property
     def speedup(self) -> float:
-        """Throughput of the most workers over that of the fewest."""
-        return (self.cases[-1].median("events_per_s") or 0.0) / (self.cases[0].median("events_per_s") or 1.0)
+        """Throughput of the most workers over that of the fewest: the median of the rounds."""
+        return median(self.speedups)
+
+    def efficiency_of(self, speedup: float) -> float:
+        """A speedup as a part of the ideal one."""
+        return speedup * (self.cases[0].workers or 1) / (self.cases[-1].workers or 1)
 
 
 def scalings(cases: Sequence[Case]) -> list[Scaling]:
-    """The sets of cases that scale over workers, the fastest at its most workers first."""
+    """The sets of cases that scale over workers, the fastest at its most workers first.
+
+    They differ in their number of workers alone; where there are none, in that and in a step that grows with it.
+    """
+    return _scalings(cases, same_step=True) or _scalings(cases, same_step=False)
+
+
+def _others(case: Case, same_step: bool) -> tuple[tuple[str, str], ...]:
+    """What must be alike in cases that scale: all but the workers; the step as a whole, or a worker's share of it."""
+    settings = {key: value for key, value in case.axes.items() if key != "cluster.workers"}
+    if not same_step:
+        sizes = {key: reading(settings.get(key)) for key in STEP_SIZE}
+        settings |= {key: size / (case.workers or 1) for key, size in sizes.items() if size is not None}
+    return tuple((key, str(value)) for key, value in settings.items())
+
+
+def _scalings(cases: Sequence[Case], *, same_step: bool) -> list[Scaling]:
     sets: dict[tuple[tuple[str, str], ...], dict[int, Case]] = {}
     for case in cases:
         if case.mode == "full" and case.workers and case.median("events_per_s"):
-            others = tuple((k, str(v)) for k, v in case.axes.items() if k != "cluster.workers")
-            sets.setdefault(others, {}).setdefault(case.workers, case)
+            sets.setdefault(_others(case, same_step), {}).setdefault(case.workers, case)
     scaling = {others: by_workers for others, by_workers in sets.items() if len(by_workers) > 1}
     values: dict[str, set[str]] = {}
     for name, value in (axis for others in scaling for axis in others):
@@ -50,8 +81,9 @@ def scalings(cases: Sequence[Case]) -> list[Scaling]:
     found = []
     for others, by_workers in scaling.items():
         # Only what tells one curve from another.
-        label = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in others if len(values[name]) > 1)
-        found.append(Scaling(label or "all settings alike", tuple(by_workers[n] for n in sorted(by_workers))))
+        label = ", ".join(f"{short_name(name)} {value}" for name, value in others if len(values[name]) > 1)
+        alike = "all settings alike" if same_step else "equal work for each worker"
+        found.append(Scaling(label or alike, tuple(by_workers[n] for n in sorted(by_workers))))
     return sorted(found, key=lambda scaling: -(scaling.cases[-1].median("events_per_s") or 0.0))
 
 
@@ -104,7 +136,8 @@ def _memory_chart(name: str, cases: Sequence[Case]) -> Chart | None:
     largest = max(max(case.median("peak_bytes") or 0.0, _predicted(case) or 0.0) for case in full)
     unit, unit_name = formats.byte_unit(largest)
     labels = CaseLabels.of(full)
-    bars = [_memory_bar(case, labels[case], unit) for case in full]
+    shown = _longest(full, lambda case: case.median("peak_bytes") or _predicted(case) or 0.0)
+    bars = [_memory_bar(case, labels[case], unit) for case in shown]
     title, value = "Peak memory of a worker", f"at most {formats.num_bytes(largest)}"
     caption = f"{unit_name} above the process before its model. " + (
         "Filled: predicted, by part; outline: predicted in all; diamond: measured, the median."
@@ -118,13 +151,14 @@ def _memory_chart(name: str, cases: Sequence[Case]) -> Chart | None:
         value_format=lambda value: f"{value:.3g}",
         outline_label="predicted",
         mark_label="measured",
+        order=[_spoken(part) for part in PARTS],
     )
-    return Chart(title, value, caption + labels.explained + _left_out(bars), svg)
+    return Chart(title, value, caption + labels.explained + _left_out(full, "need most"), svg)
 
 
 def _memory_bar(case: Case, label: str, unit: float) -> Bar:
     parts = {part: (case.median(f"predicted_{part}_bytes") or 0.0) / unit for part in PARTS}
-    parts = {part.replace("_", " "): value for part, value in parts.items() if value}
+    parts = {_spoken(part): value for part, value in parts.items() if value}
     predicted, measured = _predicted(case), case.median("peak_bytes")
     if predicted is None and not parts:
         return Bar(label, {"measured": (measured or 0.0) / unit})
@@ -148,8 +182,8 @@ def _step_chart(name: str, cases: Sequence[Case]) -> Chart | None:
     if not timed:
         return None
     labels, bars = CaseLabels.of(timed), []
-    for case in timed:
-        parts = {part.replace("_", " "): 1e3 * (case.median(f"{part}_s") or 0.0) for part in STEP_PARTS}
+    for case in _longest(timed, lambda case: case.median("step_s") or 0.0):
+        parts = {_spoken(part): 1e3 * (case.median(f"{part}_s") or 0.0) for part in STEP_PARTS}
         step_s = case.median("step_s")
         bars.append(
             Bar(labels[case], {k: v for k, v in parts.items() if v}, mark=None if step_s is None else 1e3 * step_s)
@@ -164,9 +198,20 @@ def _step_chart(name: str, cases: Sequence[Case]) -> Chart | None:
         description=f"{title}, {value}. {caption}",
         value_format=lambda value: f"{value:,.4g}",
         mark_label="whole step",
+        order=[_spoken(part) for part in STEP_PARTS],
     )
-    return Chart(title, value, caption + labels.explained + _left_out(bars), svg)
+    return Chart(title, value, caption + labels.explained + _left_out(timed, "take longest"), svg)
 
 
-def _left_out(bars: Sequence[Bar]) -> str:
-    return f" The first {MAX_BARS} of {len(bars)} cases; the table has all." if len(bars) > MAX_BARS else ""
+def _spoken(part: str) -> str:
+    return part.replace("_", " ")
+
+
+def _longest(cases: Sequence[Case], length: Callable[[Case], float]) -> list[Case]:
+    """As many cases as a figure has room for, those with the longest bars, in the order that they have."""
+    kept = sorted(range(len(cases)), key=lambda place: -length(cases[place]))[:MAX_BARS]
+    return [cases[place] for place in sorted(kept)]
+
+
+def _left_out(cases: Sequence[Case], what: str) -> str:
+    return f" The {MAX_BARS} of {len(cases)} cases that {what}; the table has all." if len(cases) > MAX_BARS else ""

@@ -1,16 +1,19 @@
 """The sections of one benchmark's result: what it says, its figures and tables, what it ran on, how to run it again."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
 from genrec.bench.result import Result
 from genrec.reporting import formats, tables
-from genrec.reporting.bench_cases import is_training, training_cases
+from genrec.reporting.bench_cases import is_training, reading, training_cases
 from genrec.reporting.bench_charts import training_charts
 from genrec.reporting.bench_summary import training_figures, training_summary
 from genrec.reporting.bench_tables import case_table, failed_table, medians_table, rows_table, step_table
+from genrec.reporting.bench_words import what_was_measured
 from genrec.reporting.document import Section
 from genrec.reporting.tables import Group, Row
 
@@ -19,12 +22,13 @@ MAX_NAMED = 3  # medians in the sentence of a benchmark of any kind
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one source gives to a report."""
+    """What one source gives to a report; its `details` stand behind the sections of all sources."""
 
     summary: tuple[str, ...]
     figures: tuple[Row, ...]
     sections: tuple[Section, ...]
     alerts: tuple[str, ...] = ()
+    details: tuple[Section, ...] = ()
 
 
 def bench_told(result: Result, path: str, *, prefix: str) -> Told:
@@ -34,6 +38,7 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
     found = [case_table(cases), step_table(cases), failed_table(cases)] if training else [rows_table(result.rows)]
     shown = [*found, None if training else medians_table(result.medians)]
     about = (
+        *what_was_measured(result, cases),
         f"Finished {finished(result)} at commit {result.commit}, {len(result.rows)} rows, from `{path}`.",
         *(("The file has no rows: nothing was measured.",) if not result.rows else ()),
     )
@@ -44,7 +49,7 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
         charts=tuple(training_charts(prefix, cases)),
         tables=tuple(table for table in shown if table is not None),
     )
-    groups = tables.environment_groups({"machine": result.machine, "versions": result.versions})
+    groups = tables.environment_groups({"machine": _machine(result.machine), "versions": result.versions})
     setting = tables.environment_groups({"settings": result.config}) if result.config else []
     environment = Section(
         id=f"{prefix}-environment",
@@ -57,9 +62,16 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
     return Told(
         summary=tuple(summary),
         figures=tuple(training_figures(cases)) if training else (),
-        sections=(main, environment),
+        sections=(main,),
         alerts=tuple(busy_alert(result)),
+        details=(environment,),
     )
+
+
+def _machine(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with its memory in GiB."""
+    size = reading(facts.get("memory_bytes"))
+    return {**facts, "memory_bytes": formats.num_bytes(size)} if size else dict(facts)
 
 
 def finished(result: Result) -> str:
@@ -101,8 +113,8 @@ def busy_alert(result: Result) -> list[str]:
     load, cores = result.machine.get("load_average_1_min"), result.machine.get("cores")
     if isinstance(load, int | float) and isinstance(cores, int | float) and load > 1.5 * cores:
         return [
-            f"The machine of {result.name} was busy: a load of {load:.1f} on {cores:.0f} cores. Readings of a shared "
-            "machine are not readings; measure again when it is idle."
+            f"The machine of {result.name} was busy: a load of {load:.1f} on {cores:.0f} cores. Speeds and times say "
+            "little then, because other work took part of the cores; memory is not touched by that."
         ]
     return []
 

@@ -1,6 +1,7 @@
 """What a benchmark of training says, in sentences and key figures, all computed from its cases."""
 
 from collections.abc import Sequence
+from statistics import median
 
 from genrec.bench.result import Summary
 from genrec.reporting import formats
@@ -9,6 +10,8 @@ from genrec.reporting.bench_charts import scalings
 from genrec.reporting.tables import Row
 
 STAGE = "engine.zero_stage"
+CASES = "Cases"
+"""The key figure that says how many went well."""
 
 
 def training_summary(cases: Sequence[Case]) -> list[str]:
@@ -18,6 +21,7 @@ def training_summary(cases: Sequence[Case]) -> list[str]:
         _fastest_sentence(full),
         _scaling_sentence(full),
         _zero_sentence(full),
+        _kept_sentence(full),
         _mode_sentence(cases),
         _error_sentence(full, "memory", "predicted_bytes", "peak_bytes"),
         _error_sentence(full, "step time", "predicted_step_s", "step_s"),
@@ -35,14 +39,13 @@ def training_figures(cases: Sequence[Case]) -> list[Row]:
     if found := scalings(full):
         hint = f"{found[0].cases[0].workers} to {found[0].cases[-1].workers} workers"
         figures.append(Row("Scaling efficiency", formats.percent(found[0].efficiency), hint))
-    if (saved := _zero_pair(full)) is not None:
-        low, high = saved
-        part = 1 - (high.median("peak_bytes") or 0.0) / (low.median("peak_bytes") or 1.0)
-        figures.append(Row("Memory saved", formats.percent(part), f"ZeRO-{high.axes[STAGE]} to ZeRO-{low.axes[STAGE]}"))
+    if (best_stage := _best_stage(full)) is not None and best_stage[1] > 0:
+        stage, saved = best_stage
+        figures.append(Row("Memory saved", formats.percent(saved), f"ZeRO-{stage} beside ZeRO-0"))
     if errors := _errors(full, "predicted_bytes", "peak_bytes"):
         figures.append(Row("Memory prediction", _median_error(errors), "median error"))
     num_ok = sum(case.is_ok for case in cases)
-    figures.append(Row("Cases", f"{num_ok} of {len(cases)}", "went well"))
+    figures.append(Row(CASES, f"{num_ok} of {len(cases)}", "went well"))
     return figures
 
 
@@ -77,6 +80,9 @@ def _scaling_sentence(cases: Sequence[Case]) -> str:
         f"{best.cases[-1].workers} workers have {best.speedup:.3g} times the throughput of {best.cases[0].workers} "
         f"({best.label}): {formats.percent(best.efficiency)} scaling efficiency"
     )
+    if len(best.speedups) > 1:
+        low, high = (formats.percent(best.efficiency_of(end(best.speedups))) for end in (min, max))
+        text += f", {low} to {high} over {len(best.speedups)} rounds"
     if len(found) > 1:
         efficiencies = [scaling.efficiency for scaling in found]
         low, high = formats.percent(min(efficiencies)), formats.percent(max(efficiencies))
@@ -84,41 +90,74 @@ def _scaling_sentence(cases: Sequence[Case]) -> str:
     return text + "."
 
 
-def _zero_pair(cases: Sequence[Case]) -> tuple[Case, Case] | None:
-    """Two cases that differ in the ZeRO stage alone, and of which the second saves most memory."""
-    pairs = []
-    for low in cases:
-        for high in cases:
-            others = [{k: v for k, v in case.axes.items() if k != STAGE} for case in (low, high)]
-            stages = [case.axes.get(STAGE) for case in (low, high)]
-            if others[0] != others[1] or low.workers != high.workers or low.median("peak_bytes") is None:
-                continue
-            if (
-                all(isinstance(stage, int) for stage in stages)
-                and stages[0] == 0
-                and stages[1]
-                and high.median("peak_bytes")
-            ):
-                pairs.append((low, high))
-    return min(
-        pairs,
-        key=lambda pair: (pair[1].median("peak_bytes") or 0.0) / (pair[0].median("peak_bytes") or 1.0),
-        default=None,
-    )
+def _zero_pairs(cases: Sequence[Case]) -> dict[int, list[tuple[Case, Case]]]:
+    """By stage: the cases of stage 0 on most workers, each with the one that differs in its stage alone."""
+    by_others: dict[tuple[tuple[str, str], ...], dict[int, Case]] = {}
+    staged = [case for case in cases if isinstance(case.axes.get(STAGE), int) and case.median("peak_bytes")]
+    most = max((case.workers or 0 for case in staged), default=0)
+    for case in staged:
+        if (case.workers or 0) == most:
+            others = tuple((key, str(value)) for key, value in case.axes.items() if key != STAGE)
+            by_others.setdefault(others, {}).setdefault(int(case.axes[STAGE]), case)
+    pairs: dict[int, list[tuple[Case, Case]]] = {}
+    for stages in by_others.values():
+        for stage in sorted(stages.keys() - {0}) if 0 in stages else ():
+            pairs.setdefault(stage, []).append((stages[0], stages[stage]))
+    return pairs
+
+
+def _best_stage(cases: Sequence[Case]) -> tuple[int, float] | None:
+    """The stage that saves most beside stage 0, and the part that it saves: the median over the settings."""
+    saved = {stage: median(_saved(pair) for pair in pairs) for stage, pairs in _zero_pairs(cases).items()}
+    return max(saved.items(), key=lambda entry: entry[1], default=None)
+
+
+def _saved(pair: tuple[Case, Case]) -> float:
+    """The part of the first one's memory that the second does without; below 0 where it needs more."""
+    low, high = (case.median("peak_bytes") or 0.0 for case in pair)
+    return 1 - high / low if low else 0.0
+
+
+def _kept_sentence(cases: Sequence[Case]) -> str:
+    """What a worker keeps between steps by ZeRO stage, of the cases with most workers that differ in nothing else."""
+    counted = [case for case in cases if case.median("optimizer_bytes") is not None and STAGE in case.axes]
+    most = max((case.workers or 0 for case in counted), default=0)
+    first = next((case for case in counted if case.workers == most), None)
+    if first is None:
+        return ""
+    alike = [case for case in counted if all(case.axes.get(k) == v for k, v in first.axes.items() if k != STAGE)]
+    if len(alike) < 2:
+        return ""
+    told = []
+    for case in alike:
+        weights, optimizer = (formats.num_bytes(case.median(f"{part}_bytes")) for part in ("weights", "optimizer"))
+        told.append(f"{weights} and {optimizer} at ZeRO-{case.axes[STAGE]}")
+    workers = f"each of {most} workers" if most > 1 else "a worker"
+    return f"From step to step {workers} keeps of weights and of optimizer state: {', '.join(told)}."
 
 
 def _zero_sentence(cases: Sequence[Case]) -> str:
-    pair = _zero_pair(cases)
-    if pair is None:
+    """Peak memory by stage beside stage 0: of one setting in bytes, of several the median and the range."""
+    pairs, best = _zero_pairs(cases), _best_stage(cases)
+    if best is None:
         return ""
-    low, high = (case.median("peak_bytes") or 0.0 for case in pair)
-    saved = 1 - high / low if low else 0.0
-    word = "less" if saved >= 0 else "more"
-    workers = f" with {pair[1].workers} workers" if pair[1].workers else ""
-    return (
-        f"ZeRO-{pair[1].axes[STAGE]} needs {formats.percent(abs(saved))} {word} memory than ZeRO-0{workers}: "
-        f"{formats.num_bytes(high)} instead of {formats.num_bytes(low)} on the fullest worker (`{pair[1].name}`)."
-    )
+    (low, high), *more = pairs[best[0]]
+    workers = f" with {low.workers} workers" if low.workers else ""
+    if not more:
+        sizes = (formats.num_bytes(case.median("peak_bytes")) for case in (high, low))
+        return (
+            f"ZeRO-{high.axes[STAGE]} needs {_change(_saved((low, high)))} memory than ZeRO-0{workers}: "
+            f"{' instead of '.join(sizes)} on the fullest worker (`{high.name}`)."
+        )
+    told = []
+    for stage, of_stage in sorted(pairs.items()):
+        saved = sorted(_saved(pair) for pair in of_stage)
+        told.append(f"ZeRO-{stage} {_change(median(saved))} ({_change(saved[-1])} to {_change(saved[0])})")
+    return f"Peak memory beside ZeRO-0{workers}, median and range of {len(more) + 1} settings: {', '.join(told)}."
+
+
+def _change(saved: float) -> str:
+    return f"{formats.percent(abs(saved))} {'less' if saved >= 0 else 'more'}"
 
 
 def _mode_sentence(cases: Sequence[Case]) -> str:
@@ -127,11 +166,11 @@ def _mode_sentence(cases: Sequence[Case]) -> str:
         others = {case.mode: case.median("events_per_s") for case in cases if case.name == full.name}
         data, compute, both = others.get("data-only"), others.get("compute-only"), others.get("full")
         if data and compute and both:
-            bound = "the data path" if data < compute else "computing"
+            bound = "Reading data" if data < compute else "Computing"
             return (
-                f"Of `{full.name}`, the data path alone gives {formats.count(data)} events/s and computing alone "
-                f"{formats.count(compute)}; both together reach {formats.percent(both / min(data, compute))} of the "
-                f"slower, {bound}."
+                f"{bound} is the bottleneck of `{full.name}`: reading alone gives {formats.count(data)} events/s, "
+                f"computing alone {formats.count(compute)}, and both together {formats.count(both)}, "
+                f"{formats.percent(both / min(data, compute))} of the slower."
             )
     return ""
 

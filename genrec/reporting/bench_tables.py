@@ -1,16 +1,18 @@
 """The tables of any benchmark: cases of training with their spread, and medians of whatever other rows hold."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from genrec.bench.result import Row, Summary, summarize
 from genrec.reporting import formats
-from genrec.reporting.bench_cases import STEP_PARTS, Case, CaseLabels, reading
+from genrec.reporting.bench_cases import STEP_PARTS, Case, CaseLabels, reading, short_name
 from genrec.reporting.document import Cell, Column, Table, columns, number_cell, words
 
 REPEATS = ("repetition", "round", "repeat", "attempt")  # columns that number the repetitions of one thing
 NOISE = ("load_average_1_min",)
 SAID = ("error", "message")
+ONE_READING = "One reading of each case, so nothing is known of its spread."
 MEASURED = ("_s", "_bytes", "_per_s", "_seconds", "_fraction", "_ratio", "_gib", "mfu", "seconds", "loss")
 
 
@@ -27,53 +29,98 @@ def value_text(key: str, value: float | None) -> str:
 
 
 def case_table(cases: Sequence[Case]) -> Table:
-    """A line for each case: what was varied, how it went, throughput and its spread, memory, and what was foreseen."""
+    """A line for each case: what was varied, how it went, throughput and its spread, memory, and what was foreseen.
+
+    A column that would say the same of every case is left out where the summary says it: the status when all went well,
+    the number of readings when there is one, tokens where they are the events, workers where all have as many.
+    """
+    shown = [*_naming_columns(cases), *_speed_columns(cases), *_memory_columns(cases)]
+    head = tuple(Column(one.name, one.words) for one in shown)
+    lines = tuple(tuple(one.cell(case) for one in shown) for case in cases)
+    repeated = any(_readings(case) > 1 for case in cases)
+    text = "Medians over the repetitions; the spread is (largest - smallest) / median." if repeated else ONE_READING
+    workers = {case.workers for case in cases}
+    if len(workers) == 1 and (number := workers.pop()):
+        text += f" All on {number} worker{'s' if number > 1 else ''}."
+    return Table("Cases", head, lines, text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A column of cases."""
+
+    name: str
+    cell: Callable[[Case], Cell]
+    words: bool = False
+
+
+def _naming_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
+    """What tells the cases apart, and how they went."""
     axes = [key for key in dict.fromkeys(key for case in cases for key in case.axes) if key != "cluster.workers"]
     # Where the settings tell the cases apart, their columns do, and a name that repeats them takes room.
-    named_cases = not CaseLabels.of(cases).varied
-    with_modes = len({case.mode for case in cases}) > 1
-    named = [key for key in ("events_per_s", "tokens_per_s", "step_s", "mfu") if _any(cases, key)]
-    memory = [key for key in ("peak_bytes", "predicted_bytes") if _any(cases, key)]
-    titles = {
-        "events_per_s": "Events/s",
-        "tokens_per_s": "Tokens/s",
-        "step_s": "Step",
-        "mfu": "MFU",
-        "peak_bytes": "Peak memory",
-        "predicted_bytes": "Predicted",
-    }
-    short = [axis.rpartition(".")[2] for axis in axes]
-    shown = [axis if short.count(name) > 1 else name for axis, name in zip(axes, short, strict=True)]
-    head = [
-        *(["Case"] if named_cases else []),
-        *shown,
-        *(["Mode"] if with_modes else []),
-        "Workers",
-        "Status",
-        "Readings",
-    ]
-    head += [title for key in named for title in ([titles[key], "Spread"] if key == "events_per_s" else [titles[key]])]
-    head += [titles[key] for key in memory] + (["Error of it"] if len(memory) == 2 else [])
-    lines = []
-    for case in cases:
-        line = [*([words(case.name)] if named_cases else []), *(_axis(case.axes.get(axis)) for axis in axes)]
-        line += [words(case.mode)] if with_modes else []
-        count = max((found.count for found in case.values.values()), default=0)
-        line += [_count(case.workers), words(case.status.replace("-", " ")), _count(count)]
-        for key in named:
-            line.append(_value(case, key, strong=key == "events_per_s"))
-            if key == "events_per_s":
-                found = case.values.get(key)
-                spread = found.spread if found is not None and found.count > 1 else None
-                line.append(number_cell(spread, formats.percent(spread)))
-        line += [_value(case, key) for key in memory]
-        if len(memory) == 2:
-            seen, foreseen = (case.median(key) for key in memory)
-            error = None if foreseen is None or not seen else foreseen / seen - 1
-            line.append(number_cell(error, formats.MISSING if error is None else f"{100 * error:+.0f}%"))
-        lines.append(tuple(line))
-    text = "Medians over the repetitions; the spread is (largest - smallest) / median."
-    return Table("Cases", columns(*head, worded=("Mode", "Status", *shown)), tuple(lines), text)
+    if not CaseLabels.of(cases).varied:
+        yield _Shown("Case", lambda case: words(case.name), True)
+    short = [short_name(axis) for axis in axes]
+    for axis, name in zip(axes, short, strict=True):
+        yield _Shown(axis if short.count(name) > 1 else name, _of_axis(axis), True)
+    if len({case.mode for case in cases}) > 1:
+        yield _Shown("Mode", lambda case: words(case.mode), True)
+    if len({case.workers for case in cases}) > 1:
+        yield _Shown("Workers", lambda case: _count(case.workers))
+    if not all(case.is_ok for case in cases):
+        yield _Shown("Status", lambda case: words(case.status.replace("-", " ")), True)
+    if any(_readings(case) > 1 for case in cases):
+        yield _Shown("Readings", lambda case: _count(_readings(case)))
+
+
+def _speed_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
+    titles = {"events_per_s": "Events/s", "tokens_per_s": "Tokens/s", "step_s": "Step", "mfu": "MFU"}
+    if all(case.median("tokens_per_s") == case.median("events_per_s") for case in cases):
+        titles.pop("tokens_per_s")
+    for key, title in titles.items():
+        if _any(cases, key):
+            strong = key == "events_per_s"
+            yield _Shown(title, _of_reading(key, strong=strong))
+            if strong and any(_readings(case) > 1 for case in cases):
+                yield _Shown("Spread", _spread)
+
+
+def _memory_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
+    """Measured and predicted; a prediction is of training as a whole."""
+    if _any(cases, "peak_bytes"):
+        yield _Shown("Peak memory", _of_reading("peak_bytes"))
+    if _any(cases, "predicted_bytes"):
+        missing = words(formats.MISSING)
+        yield _Shown("Predicted", lambda case: _value(case, "predicted_bytes") if case.mode == "full" else missing)
+        if _any(cases, "peak_bytes"):
+            yield _Shown("Error of it", lambda case: _error(case) if case.mode == "full" else missing)
+    for key, title in (("weights_bytes", "Weights kept"), ("optimizer_bytes", "Optimizer kept")):
+        if _any(cases, key):
+            yield _Shown(title, _of_reading(key))
+
+
+def _of_axis(axis: str) -> Callable[[Case], Cell]:
+    return lambda case: _axis(case.axes.get(axis))
+
+
+def _of_reading(key: str, *, strong: bool = False) -> Callable[[Case], Cell]:
+    return lambda case: _value(case, key, strong=strong)
+
+
+def _readings(case: Case) -> int:
+    return max((found.count for found in case.values.values()), default=0)
+
+
+def _spread(case: Case) -> Cell:
+    found = case.values.get("events_per_s")
+    spread = found.spread if found is not None and found.count > 1 else None
+    return number_cell(spread, formats.percent(spread))
+
+
+def _error(case: Case) -> Cell:
+    seen, foreseen = case.median("peak_bytes"), case.median("predicted_bytes")
+    error = None if foreseen is None or not seen else foreseen / seen - 1
+    return number_cell(error, formats.MISSING if error is None else f"{100 * error:+.0f}%")
 
 
 def step_table(cases: Sequence[Case]) -> Table | None:

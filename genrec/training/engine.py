@@ -56,6 +56,8 @@ class Engine(Protocol):
     """The running average of the weights, updated with every applied update; None without `optimizer.ema_decay`."""
     clock: StepClock
     """Is told which part of a step begins; stands still unless a run is measured."""
+    inner_optimizer: torch.optim.Optimizer
+    """What steps, inside DeepSpeed's own: its state is this worker's part."""
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
         """Forward and backward of one micro-batch, and the optimizer step when it is the `last`; the loss."""
@@ -103,7 +105,7 @@ class TorchEngine:
         self.device = device
         self.settings = config.optimizer
         self.autocast = engine.precision == "bf16"
-        self.optimizer = build_optimizer(self.model, config.optimizer)
+        self.optimizer = self.inner_optimizer = build_optimizer(self.model, config.optimizer)
         self.before_update: Callable[[float | None], bool] = _always
         self.average = _average_of(self.model, config)
         self.clock = StepClock(device)
@@ -205,8 +207,9 @@ class DeepSpeedEngine:
         self._verdict: bool | None = None
         self._norm: float | None = None
         self._hidden: list[tuple[torch.nn.Parameter, Tensor | None]] = []
-        self._engine.basic_optimizer.register_step_pre_hook(self._before_inner_step)
-        self._engine.basic_optimizer.register_step_post_hook(self._after_inner_step)
+        self.inner_optimizer: torch.optim.Optimizer = self._engine.basic_optimizer
+        self.inner_optimizer.register_step_pre_hook(self._before_inner_step)
+        self.inner_optimizer.register_step_post_hook(self._after_inner_step)
 
     def micro_step(self, batch: Batch, *, lr: float, last: bool) -> MicroLoss:
         """See `Engine`. DeepSpeed averages over workers and micro-batches; `_scale` undoes both."""

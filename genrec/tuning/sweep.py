@@ -91,7 +91,6 @@ def _run(
     from genrec.cluster.resources import check_resources
     from genrec.data.ray_session import ensure_ray
     from genrec.training.start import check_fit
-    from genrec.tuning.admission import Gate
     from genrec.tuning.ray_sweep import run_sweep
     from genrec.tuning.ray_trial import TrialJob
 
@@ -100,22 +99,12 @@ def _run(
     if not any(key.startswith(("cluster.", "evaluation.validation")) for key in spec.space):
         check_resources(base)
     whole = base_of_trials(spec, base)
-    values = whole.model_dump(mode="json")
-    sweep = read_sweep(folder) or Sweep(
-        name=spec.name,
-        metrics=list(spec.metrics),
-        modes=list(spec.modes),
-        seed=spec.seed,
-        spec=spec.model_dump(mode="json"),
-        base=base.model_dump(mode="json"),
-    )
-    sweep.spec = spec.model_dump(mode="json")
-    gate = Gate(folder, values, manifest, check_resources)
-    director = Director(folder, spec, sweep, gate, proposer or proposer_of(spec, values))
+    director = director_of(spec, base, manifest, check_resources, folder=folder, proposer=proposer)
+    sweep = director.sweep
     director.on_change = tell[1]
     job = TrialJob(
         sweep_root=str(folder.root),
-        base=values,
+        base=whole.model_dump(mode="json"),
         metrics=spec.metrics,
         events_per_epoch=manifest.num_train_events,
         hands_over=spec.scheduler.name == "pbt",
@@ -125,6 +114,32 @@ def _run(
     _finish(director, base)
     _check_some_ran(sweep)
     return sweep
+
+
+def director_of(
+    spec: SweepConfig,
+    base: ExperimentConfig,
+    manifest: Manifest,
+    check_cluster: Callable[[ExperimentConfig], None],
+    *,
+    folder: SweepDir,
+    proposer: Proposer | None = None,
+) -> Director:
+    """What keeps the books of a sweep: those in its folder, or new ones. `proposer` replaces the one of its config."""
+    from genrec.tuning.admission import Gate
+
+    values = base_of_trials(spec, base).model_dump(mode="json")
+    sweep = read_sweep(folder) or Sweep(
+        name=spec.name,
+        metrics=list(spec.metrics),
+        modes=list(spec.modes),
+        seed=spec.seed,
+        spec={},
+        base=base.model_dump(mode="json"),
+    )
+    sweep.spec = spec.model_dump(mode="json")
+    gate = Gate(folder, values, manifest, check_cluster)
+    return Director(folder, spec, sweep, gate, proposer or proposer_of(spec, values))
 
 
 def base_of_trials(spec: SweepConfig, base: ExperimentConfig) -> ExperimentConfig:

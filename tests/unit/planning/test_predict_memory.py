@@ -75,6 +75,21 @@ def test_more_workers_never_need_more_state(config: Callable[..., ExperimentConf
         assert totals == sorted(totals, reverse=True)
 
 
+def test_stage_3_keeps_layers_gathered_from_the_forward_to_the_backward_pass(
+    config: Callable[..., ExperimentConfig],
+) -> None:
+    one = config(engine(3))
+    size = replace(model_size(one, CATALOGUE), whole=0)
+
+    def weights(size: ModelSize, workers: int) -> float:
+        return predict_memory(one, size, NOTHING, LOAD, items=1_000, workers=workers).weights
+
+    assert weights(size, 4) == 4 * size.other / 4 + 4 * size.other
+    assert weights(size, 1) == 4 * size.other  # nothing is gathered
+    huge = replace(size, other=3_000_000_000)
+    assert weights(huge, 4) == 4 * huge.other / 4 + 4e9
+
+
 def test_average_of_weights_counts(config: Callable[..., ExperimentConfig]) -> None:
     size = model_size(config(), CATALOGUE)
     plain, averaged = (predicted(config(engine(2), *more), 2) for more in ((), ("optimizer.ema_decay=0.9",)))

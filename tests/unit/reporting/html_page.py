@@ -69,7 +69,7 @@ def check_accessible(page: Page) -> None:
     assert page.all("html")[0]["lang"] == "en"
     assert page.all("meta")[1]["name"] == "viewport"
     assert all(svg["role"] == "img" and len(svg["aria-label"] or "") > 40 for svg in page.all("svg"))
-    scrollers = [attributes for attributes in page.all("div") if attributes.get("class") == "scroll"]
+    scrollers = [attributes for attributes in page.all("div") if "scroll" in (attributes.get("class") or "").split()]
     assert scrollers
     assert all(
         scroller["tabindex"] == "0" and (scroller.get("aria-label") or scroller.get("aria-labelledby"))

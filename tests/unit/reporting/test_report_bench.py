@@ -57,13 +57,130 @@ def test_the_summary_is_computed_from_the_cases() -> None:
     assert figures["Memory saved"] == "43%"
 
 
+def test_stages_are_judged_over_all_settings_and_not_by_the_best_one() -> None:
+    """ZeRO-1 saves in one setting of three, ZeRO-2 in two."""
+    peaks = {64: (100, 120, 90), 128: (200, 210, 150), 256: (400, 300, 420)}
+    rows: list[Row] = [
+        {"case": f"{dim} {stage}", "model.dim": dim, "engine.zero_stage": stage, "status": "ok", "workers": 2}
+        | {"peak_bytes": peak}
+        for dim, of_dim in peaks.items()
+        for stage, peak in enumerate(of_dim)
+    ]
+    cases = training_cases([{**row, "mode": "full"} for row in rows])
+    assert training_summary(cases)[0] == (
+        "Peak memory beside ZeRO-0 with 2 workers, median and range of 3 settings: ZeRO-1 5.0% more (25% less to 20% "
+        "more), ZeRO-2 10% less (25% less to 5.0% more)."
+    )
+    assert {row.name: row.value for row in training_figures(cases)}["Memory saved"] == "10%"
+    worse = [case for case in cases if case.axes["engine.zero_stage"] < 2]
+    assert "Memory saved" not in {row.name for row in training_figures(worse)}
+
+
+def test_what_workers_keep_is_said_by_stage() -> None:
+    rows: list[Row] = [
+        {"case": f"{workers} at {stage}", "engine.zero_stage": stage, "cluster.workers": workers, "workers": workers}
+        | {
+            "mode": "full",
+            "status": "ok",
+            "weights_bytes": 2**30,
+            "optimizer_bytes": 2**31 // workers**stage,
+        }
+        for workers in (1, 4)
+        for stage in (0, 1)
+    ]
+    cases = training_cases(rows)
+    assert training_summary(cases)[0] == (
+        "From step to step each of 4 workers keeps of weights and of optimizer state: 1 GiB and 2 GiB at ZeRO-0, "
+        "1 GiB and 512 MiB at ZeRO-1."
+    )
+    assert [column.name for column in case_table(cases).columns][-2:] == ["Weights kept", "Optimizer kept"]
+
+
+def scaling_rows(rates: dict[int, tuple[float, ...]]) -> list[Row]:
+    """Cases with the same work for each worker, one reading a round."""
+    return [
+        {"case": f"{workers} workers", "cluster.workers": workers, "batch.tokens_per_step": 4_096 * workers}
+        | {"batch.micro_batches_per_step": workers, "workers": workers, "mode": "full", "status": "ok"}
+        | {"repetition": turn, "events_per_s": rate}
+        for workers, of_rounds in rates.items()
+        for turn, rate in enumerate(of_rounds)
+    ]
+
+
+def test_a_step_may_grow_with_the_workers_and_ratios_are_taken_within_rounds() -> None:
+    cases = training_cases(scaling_rows({1: (100.0, 50.0, 80.0), 2: (180.0, 95.0, 120.0)}))
+    (found,) = scalings(cases)
+    assert found.label == "equal work for each worker"
+    assert found.speedups == (1.8, 1.9, 1.5)
+    assert found.speedup == 1.8  # and not 120 / 80
+    assert (
+        "2 workers have 1.8 times the throughput of 1 (equal work for each worker): 90% scaling efficiency, 75% to 95% "
+        "over 3 rounds."
+    ) in training_summary(cases)
+    assert [chart.title for chart in training_charts("x", cases)] == ["Throughput over workers"]
+
+
+def test_a_reader_is_told_what_was_measured_and_what_the_words_mean(tmp_path: Path) -> None:
+    config = {
+        "base": {"model": {"name": "sasrec", "dim": 64}, "cluster": {"workers": 2}},
+        "axes": {"engine.zero_stage": [0, 1], "model.dim": [32, 64]},
+        "repetitions": 3,
+        "warmup_steps": 2,
+        "steps": 5,
+    }
+    rows: list[Row] = [
+        {"case": f"dim={dim} zero_stage={stage}", "engine.zero_stage": stage, "model.dim": dim, "mode": mode}
+        | {"status": "ok", "workers": 2, "events_per_s": 9.0}
+        for dim in (32, 64)
+        for stage in (0, 1)
+        for mode in ("full", "data-only")
+    ]
+    shown = page_of(write_bench(tmp_path / "zero.json", rows, "zero", config=config))
+    assert (
+        "4 cases of training, each measured 3 times, over 5 steps after 2 to warm up, in new processes. Varied: "
+        "engine.zero_stage 0, 1; model.dim 32, 64. Alike in all: model.name sasrec, cluster.workers 2. Each in 2 "
+        "modes: full, training; data-only, reading the data alone."
+    ) in shown.text
+    assert "What the words mean" in shown.text and "zero_stage (ZeRO)" in shown.text
+    assert "MFU" not in shown.text  # nothing of it was measured
+    assert "Benchmark: zero" in shown.text
+    assert "which trains models that recommend the next item" in shown.text
+    assert "measured on 8 cores, AMD EPYC, 23.5 GiB" in shown.text
+
+
+def test_several_benchmarks_have_their_figures_and_results_first(tmp_path: Path) -> None:
+    one = write_bench(tmp_path / "a.json", training_rows(1), "zero")
+    two = write_bench(tmp_path / "b.json", scaling_rows({1: (100.0,), 2: (180.0,)}), "scaling")
+    document = report_document([one, two])
+    assert [section.title for section in document.sections] == [
+        "What the words mean",
+        "zero",
+        "scaling",
+        "How zero was measured",
+        "How scaling was measured",
+        "Write this report again",
+    ]
+    figures = [(row.name, row.hint) for row in document.figures]
+    assert ("Scaling efficiency", "scaling: 1 to 2 workers") in figures
+    assert ("Memory saved", "zero: ZeRO-3 beside ZeRO-0") in figures
+    assert "Cases" not in {name for name, _ in figures}
+
+
+def test_figures_with_too_many_cases_show_the_longest_bars_in_order() -> None:
+    rows = [{**training_rows(1)[0], "case": f"c{place:02}", "peak_bytes": (place + 1) * 2**20} for place in range(20)]
+    (memory,) = (chart for chart in training_charts("x", training_cases(rows)) if chart.title.startswith("Peak"))
+    assert "The 16 of 20 cases that need most; the table has all." in memory.caption
+    assert ">c04<" in memory.svg and ">c03<" not in memory.svg
+    assert memory.svg.index(">c04<") < memory.svg.index(">c19<")
+
+
 def test_a_slower_path_bounds_a_case() -> None:
     rates = {"full": 90.0, "data-only": 400.0, "compute-only": 100.0}
     rows: list[Row] = [{"case": "a", "mode": m, "status": "ok", "events_per_s": rate} for m, rate in rates.items()]
     said = training_summary(training_cases(rows))
     assert said[1] == (
-        "Of `a`, the data path alone gives 400 events/s and computing alone 100; both together reach 90% of the "
-        "slower, computing."
+        "Computing is the bottleneck of `a`: reading alone gives 400 events/s, computing alone 100, and both together "
+        "90, 90% of the slower."
     )
     assert [case.label for case in training_cases(rows)] == ["a", "a, data-only", "a, compute-only"]
 

@@ -7,12 +7,10 @@ import yaml
 
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import load_manifest
-from genrec.tuning.admission import Gate
+from genrec.tuning import sweep
 from genrec.tuning.config import SweepConfig, load_sweep
 from genrec.tuning.director import Director
-from genrec.tuning.proposals import proposer_of
-from genrec.tuning.records import Progress, Sweep, SweepDir, Trial, write_progress
-from genrec.tuning.sweep import base_of_trials
+from genrec.tuning.records import Progress, SweepDir, Trial, write_progress
 
 SPACE = {"optimizer.lr": {"log_uniform": [1.0e-4, 1.0e-1]}, "model.dropout": {"uniform": [0.0, 0.5]}}
 
@@ -40,21 +38,9 @@ def loaded(folder: Path, base: ExperimentConfig, **settings: Any) -> tuple[Sweep
 
 def director_of(spec: SweepConfig, base: ExperimentConfig, *, cluster: Any = lambda _: None) -> Director:
     """A director as the command makes it, over whatever the sweep's folder holds."""
-    from genrec.tuning.records import read_sweep
-
     folder = SweepDir(spec.root)
     folder.root.mkdir(parents=True, exist_ok=True)
-    values = base_of_trials(spec, base).model_dump(mode="json")
-    sweep = read_sweep(folder) or Sweep(
-        name=spec.name,
-        metrics=list(spec.metrics),
-        modes=list(spec.modes),
-        seed=spec.seed,
-        spec=spec.model_dump(mode="json"),
-        base=base.model_dump(mode="json"),
-    )
-    gate = Gate(folder, values, load_manifest(base.data.prepared), cluster)
-    director = Director(folder, spec, sweep, gate, proposer_of(spec, values))
+    director = sweep.director_of(spec, base, load_manifest(base.data.prepared), cluster, folder=folder)
     director.open()
     return director
 
