@@ -1,5 +1,6 @@
 """Runs commands as a user does, from the folder that a script was called in; a failure has a status and one line."""
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,12 +13,12 @@ from peer_process import Finished, run_child
 TIMEOUT_S = 3_600.0
 
 
-class CommandFailed(Exception):
-    """A command that did not end well; `finished` says how."""
+class CommandFailed(SystemExit):
+    """A command that did not end well; `finished` says how. A script that leaves it alone ends with its sentence."""
 
     def __init__(self, command: Sequence[str | Path], finished: Finished) -> None:
-        words = " ".join(str(word) for word in command)
-        super().__init__(f"{words}\nended with status {finished.status}: {finished.message}")
+        words = shlex.join(str(word) for word in command)
+        super().__init__(f"{words}\nended with status {finished.status}: {finished.message.strip()}")
         self.finished = finished
 
 
