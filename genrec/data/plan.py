@@ -262,6 +262,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     steps_per_block = max(batch.steps_per_block, MIN_BLOCK_TOKENS // batch.tokens_per_step)
     parts, packed_parts = batch.micro_batches_per_step, batch.packed_parts or batch.micro_batches_per_step
     _check_room(config, max(parts, packed_parts))
+    _check_pool(config)
     rule = PackingRule(batch.tokens_per_step, packed_parts, steps_per_block)
     manifest = load_manifest(config.data.prepared)
     spec = PlanSpec(
@@ -300,6 +301,16 @@ def _check_room(config: ExperimentConfig, parts: int) -> None:
             f"sequence.max_length ({longest}) must fit a micro-batch of batch.tokens_per_step / batch.{name} = "
             f"{batch.tokens_per_step // parts} tokens; raise batch.tokens_per_step to {longest * parts} or more"
             + (f", or use batch.{name}={most} or less." if most else ".")
+        )
+
+
+def _check_pool(config: ExperimentConfig) -> None:
+    """Raises ConfigError when no step has as many targets as the loss wants to compare with."""
+    wanted, tokens = config.loss.num_in_batch, config.batch.tokens_per_step
+    if wanted > tokens:
+        raise ConfigError(
+            f"loss.num_negatives makes {wanted} targets of a step negatives, and a step has no more than "
+            f"batch.tokens_per_step ({tokens}); raise that to {wanted} or more, or use fewer negatives."
         )
 
 

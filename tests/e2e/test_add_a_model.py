@@ -60,6 +60,13 @@ def test_three_places_of_the_package_are_touched(changed: tuple[Path, set[str]])
     assert {name for name in changed[1] if name.startswith("genrec/")} == PLACES
 
 
+def test_what_was_written_passes_the_linter(changed: tuple[Path, set[str]]) -> None:
+    """The page ends with `make check`, which looks at the order of imports and the format, too."""
+    tree, touched = changed
+    for command in (["check"], ["format", "--check"]):
+        run(tree, "-m", "ruff", *command, "--no-cache", *(name for name in sorted(touched) if name.endswith(".py")))
+
+
 def test_the_model_learns(changed: tuple[Path, set[str]]) -> None:
     tree, _ = changed
     command = next(line for line in PAGE.splitlines() if line.startswith("genrec train ")).split()[1:]

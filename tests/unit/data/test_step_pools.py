@@ -14,6 +14,7 @@ from genrec.data.plan import Plan, make_plan
 from genrec.data.ray_stream import _to_row
 from genrec.data.stream import Place, local_tables, worker_batches
 from genrec.data.target_actions import TargetRule
+from genrec.errors import ConfigError
 
 PARTS, POOL = 4, 12
 BATCH = ("batch.tokens_per_step=48", f"batch.micro_batches_per_step={PARTS}", "batch.chunk_tokens=1000")
@@ -100,6 +101,15 @@ def test_a_pool_changes_nothing_else(plan: Plan, folder: Path, make_config) -> N
         assert plain.negatives is None
         assert batch.items.tolist() == plain.items.tolist(), place
         assert batch.micro_batch_id == plain.micro_batch_id
+
+
+def test_more_than_a_step_can_have_is_refused(folder: Path, make_config) -> None:
+    negatives = "loss={{name: sampled-softmax, negatives: {}, num_negatives: {}}}"
+    assert make_plan(make_config(folder, *BATCH, negatives.format("in-batch", 48))).spec.pool_size == 48
+    assert make_plan(make_config(folder, *BATCH, negatives.format("mixed", 96))).spec.pool_size == 48
+    for kind, number in (("in-batch", 49), ("mixed", 98)):
+        with pytest.raises(ConfigError, match=r"makes 49 targets of a step negatives.*\(48\); raise .* to 49 or more"):
+            make_plan(make_config(folder, *BATCH, negatives.format(kind, number)))
 
 
 def test_only_wanted_actions_are_in_a_pool(plan: Plan) -> None:
