@@ -1,11 +1,12 @@
-"""Sends a run to a real Ray cluster of three nodes, kills a node, sends it again, and compares with the local run.
+"""Sends a run, a sweep and a benchmark to a real Ray cluster of three nodes, and compares with local runs.
 
     make cluster-proof
     python benchmarks/cluster_proof.py --steps 60 --json benchmarks/out/cluster_proof.json
 
 The nodes are `ray start` processes with a network namespace and an address each (root and iproute2; else one address).
-`genrec submit` runs outside of them, as on a laptop. The run and its local twin, one process without Ray, must have the
-same loss in every step within 1e-5, and the job that is sent again must go on from a checkpoint of the first.
+`genrec submit` runs outside of them, as on a laptop. A node is killed in the middle of the run, and the job is sent again:
+it must go on from a checkpoint of the first. The run and the sweep's best trial must have, in every step, the loss of a
+local twin, one process without Ray, within 1e-5; every case of the benchmark must have been measured.
 """
 
 import argparse
@@ -25,17 +26,27 @@ from chaos_cluster import ROOT, Cluster
 from chaos_judge import largest_difference, losses
 from chaos_machine import ChaosError, Network, kill_marked, remove_leftovers, scratch_folder
 from chaos_run import last_step
-from genrec.bench.result import Result, describe_machine, git_commit, installed_versions, write_result
+from genrec.bench.result import (
+    Result,
+    describe_machine,
+    git_commit,
+    installed_versions,
+    read_result,
+    write_result,
+)
 from genrec.config import load_config
 from genrec.cpu_op import compile_cpu_op
 from genrec.errors import GenrecError
+from genrec.reporting.sweep_record import read_record
 from genrec.run_dir import RunDir, read_metrics
+from genrec.tuning.records import trial_id
 
 CONFIG = "configs/chaos.yaml"
 NUM_NODES = 3
 TOLERANCE = 1e-5
 LOOK_S = 0.2
 COMMAND_TIMEOUT_S = 1_800
+LOCAL = ("--launcher", "local", "cluster.workers=1")
 GENREC = str(Path(sys.executable).with_name("genrec"))
 SETTINGS = (
     "data.source.num_events=20000",
@@ -47,6 +58,15 @@ SETTINGS = (
     "faults.pause_timeout_s=300",
     "cluster.collective_timeout_s=120",
 )
+SWEEP = (
+    "configs/sweeps/efficiency.yaml",
+    "name=proof",
+    "metric=ndcg@10",
+    "space={optimizer.lr: {choice: [0.0001, 0.005]}}",
+    "fixed={data.source.num_events: 20000, train.max_epochs: 1, cluster.workers: 2, cluster.cpus_per_worker: 1.5}",
+)
+"""Two trials one after the other, each with a worker on either node."""
+MATRIX = ("benchmarks/matrices/smoke.yaml", "modes=[full]")
 
 
 class ProofError(Exception):
@@ -90,12 +110,18 @@ class Laptop:
 
 
 def prove(laptop: Laptop, steps: int, overrides: list[str]) -> dict[str, Any]:
-    """Submits, breaks, submits again, compares; what was measured. Raises ProofError where it does not hold."""
+    """The three proofs; what was measured. Raises ProofError where one does not hold."""
+    found = prove_training(laptop, steps, overrides) | prove_sweep(laptop) | prove_benchmark(laptop)
+    return found | {"jobs": [{key: job[key] for key in ("id", "status", "run")} for job in laptop.jobs()]}
+
+
+def prove_training(laptop: Laptop, steps: int, overrides: list[str]) -> dict[str, Any]:
+    """Submits a run, breaks it, submits it again, and compares every loss with the local run's."""
     runs = laptop.storage / "runs"
     words = ["train", CONFIG, *SETTINGS, f"train.max_steps={steps}", "train.max_epochs=null", *overrides]
     print("the local run, one process without Ray", flush=True)
     prepared = f"data.prepared={laptop.storage}/prepared/chaos"
-    laptop.run(*words, "--launcher", "local", "cluster.workers=1", "name=local", f"runs_dir={runs}", prepared)
+    laptop.run(*words, *LOCAL, "name=local", f"runs_dir={runs}", prepared)
 
     run = RunDir(runs / "submitted")
     print("submitted; a node is killed in the middle, and the job is stopped", flush=True)
@@ -116,9 +142,7 @@ def prove(laptop: Laptop, steps: int, overrides: list[str]) -> dict[str, Any]:
     starts = [record["step"] for record in records if record["kind"] == "start"]
     if not 0 < starts[-1] <= killed_at:
         raise ProofError(f"The job that was sent again began at step {starts[-1]}, not from a checkpoint of the first.")
-    difference, at_step = largest_difference(losses(read_metrics(runs / "local" / "metrics.jsonl")), losses(records))
-    if difference > TOLERANCE:
-        raise ProofError(f"Losses differ by {difference:.2g} at step {at_step}, more than {TOLERANCE:g}.")
+    difference = _difference(runs / "local", run.root)
     print("evaluate, as a job", flush=True)
     evaluation = laptop.submit("evaluate", "runs/submitted")
     _end(evaluation, expected=0)
@@ -133,8 +157,45 @@ def prove(laptop: Laptop, steps: int, overrides: list[str]) -> dict[str, Any]:
         "killed_at_step": killed_at,
         "resumed_at_step": starts[-1],
         "loss_largest_relative_difference": difference,
-        "jobs": [{key: job[key] for key in ("id", "status", "run")} for job in laptop.jobs()],
     }
+
+
+def prove_sweep(laptop: Laptop) -> dict[str, Any]:
+    """Submits a sweep, and trains its best config again on the laptop."""
+    print("a sweep, as a job", flush=True)
+    _end(laptop.submit("tune", *SWEEP), expected=0)
+    folder = laptop.storage / "sweeps" / "proof"
+    record = read_record(folder)
+    states = [trial["state"] for trial in record.trials]
+    if states != ["finished"] * 2:
+        raise ProofError(f"The sweep's trials are {', '.join(states)}, and both should be finished.")
+    runs = laptop.storage / "runs"
+    laptop.run("train", str(folder / "best.yaml"), *LOCAL, "name=best", f"runs_dir={runs}")
+    trial = folder / "trials" / trial_id(record.ranked[0]["number"])
+    return {"sweep_s": round(record.seconds, 1), "sweep_loss_difference": _difference(runs / "best", trial)}
+
+
+def prove_benchmark(laptop: Laptop) -> dict[str, Any]:
+    """Submits a benchmark."""
+    print("a benchmark, as a job", flush=True)
+    _end(laptop.submit("bench", *MATRIX), expected=0)
+    result = read_result(laptop.storage / "benchmarks" / "out" / "smoke.json")
+    status = [row["status"] for row in result.rows]
+    if status != ["ok"] * 2:
+        raise ProofError(f"The benchmark's cases are {', '.join(map(str, status))}, and both should be ok.")
+    return {"benchmark_events_per_s": [round(row["events_per_s"]) for row in result.rows]}
+
+
+def _difference(local: Path, submitted: Path) -> float:
+    """The largest relative difference of two runs' losses."""
+    mine, theirs = (losses(read_metrics(folder / "metrics.jsonl")) for folder in (local, submitted))
+    difference, at_step = largest_difference(mine, theirs)
+    if difference > TOLERANCE:
+        raise ProofError(
+            f"Losses of {local.name} and {submitted.name} differ by {difference:.2g} at step {at_step}, more than "
+            f"{TOLERANCE:g}."
+        )
+    return difference
 
 
 def _submit_and_wait(laptop: Laptop, words: list[str], run: RunDir, step: int) -> tuple[subprocess.Popen[str], float]:

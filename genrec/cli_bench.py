@@ -9,7 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def bench(
-    matrix: Annotated[Path, typer.Argument(help="YAML file with the matrix", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="YAML file with the matrix", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="matrix_setting=value, as repetitions=3", show_default=False)
+    ] = None,
     launcher: Annotated[
         Literal["ray", "local"], typer.Option(help="ray: side by side on a cluster; local: one after another, here")
     ] = "ray",
@@ -37,7 +40,7 @@ def bench(
             view.update(task, description=f"prepare: {phase}", completed=done, total=total)
 
         result, path = run_matrix(
-            matrix, launcher=launcher, output=output, fresh=fresh, watch=watch, progress=preparing
+            file, overrides, launcher=launcher, output=output, fresh=fresh, watch=watch, progress=preparing
         )
     console.print(result_table(result))
     console.print(f"Result: {path}", highlight=False)

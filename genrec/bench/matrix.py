@@ -1,6 +1,7 @@
 """The matrix of `genrec bench`: a base config, what is varied, and how each case is measured.
 
     base: configs/quickstart.yaml          # or a whole config, inline
+    fixed: {train.max_steps: 20}           # on top of the base, in every case
     axes: {engine.zero_stage: [0, 2], model.dim: [64, 128]}     # every combination is a case
     cases: {wide: {model.dim: 512}}        # and these, by name
     exclude: [{engine.zero_stage: 0, model.dim: 128}]
@@ -22,6 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from genrec.config import ExperimentConfig, Section, config_from_dict
 from genrec.config_errors import explain_validation_error, read_yaml
 from genrec.errors import ConfigError
+from genrec.overrides import apply_overrides
 
 Mode = Literal["full", "data-only", "compute-only"]
 Value = bool | int | float | str | None
@@ -33,6 +35,7 @@ class Matrix(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="name of the result")
     base: str | dict[str, Any] = Field(description="config file, or a whole config, that every case starts from")
+    fixed: dict[str, Any] = Field({}, description="setting -> value for all cases")
     axes: dict[str, list[Value]] = Field({}, description="values by setting; every combination is a case")
     cases: dict[str, dict[str, Value]] = Field({}, description="further cases by name: settings and their values")
     exclude: list[dict[str, Value]] = Field([], description="combinations of the axes' values that are left out")
@@ -90,12 +93,20 @@ class Measurement:
         return f"{slug}-{self.mode}-{self.repetition}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
-def load_matrix(path: Path) -> Matrix:
-    """The checked matrix of a YAML file; raises ConfigError with every problem, each with its key and rule."""
+def load_matrix(path: Path, overrides: Sequence[str] | None = None) -> Matrix:
+    """The checked matrix of a YAML file; raises ConfigError with every problem, each with its key and rule.
+
+    `overrides` are `matrix_setting=value`.
+    """
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `base:`, `axes:` and so on; see benchmarks/matrices/smoke.yaml.")
-    return explain_validation_error(Matrix, {"name": path.stem, **values}, str(path))
+    return explain_validation_error(Matrix, apply_overrides({"name": path.stem, **values}, overrides or []), str(path))
+
+
+def output_of(matrix: Matrix) -> Path:
+    """Where the result goes unless the command says otherwise."""
+    return Path("benchmarks/out") / f"{matrix.name}.json"
 
 
 def cases_of(matrix: Matrix, origin: str) -> list[Case]:
@@ -120,7 +131,10 @@ def cases_of(matrix: Matrix, origin: str) -> list[Case]:
     named |= matrix.cases
     if not named:
         raise ConfigError(f"{origin}: exclude leaves no case; remove some of its {len(matrix.exclude)} entries.")
-    return [Case(name, overrides, _config_of(base, overrides, name, origin)) for name, overrides in named.items()]
+    return [
+        Case(name, overrides, _config_of(base, {**matrix.fixed, **overrides}, name, origin))
+        for name, overrides in named.items()
+    ]
 
 
 def measurements_of(matrix: Matrix, cases: list[Case]) -> list[Measurement]:
@@ -133,7 +147,7 @@ def measurements_of(matrix: Matrix, cases: list[Case]) -> list[Measurement]:
     ]
 
 
-def _config_of(base: dict[str, Any], overrides: dict[str, Value], name: str, origin: str) -> ExperimentConfig:
+def _config_of(base: dict[str, Any], overrides: dict[str, Any], name: str, origin: str) -> ExperimentConfig:
     values = json.loads(json.dumps(base))
     for key, value in overrides.items():
         *sections, last = key.split(".")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import genrec
-from genrec.bench.matrix import Case, Matrix, cases_of, load_matrix, measurements_of
+from genrec.bench.matrix import Case, Matrix, cases_of, load_matrix, measurements_of, output_of
 from genrec.bench.processes import Task, run_task, task_of
 from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, write_result
 from genrec.bench.rows import medians_of
@@ -27,6 +27,7 @@ MATRIX_FILE = "matrix.json"
 
 def run_matrix(
     path: Path,
+    overrides: Sequence[str] | None = None,
     *,
     launcher: Literal["ray", "local"] = "ray",
     output: Path | None = None,
@@ -40,12 +41,12 @@ def run_matrix(
     Raises ConfigError when the matrix, a case of it or its data is wrong, and, unless `fresh`, when a result with
     another matrix, launcher or version of genrec has been begun there.
     """
-    matrix = load_matrix(path)
+    matrix = load_matrix(path, overrides)
     cases = cases_of(matrix, str(path))
     for case in cases:
         _check_workers(case, matrix, path)
     _prepare(cases, path, progress)
-    output = output or Path("benchmarks/out") / f"{matrix.name}.json"
+    output = output or output_of(matrix)
     echo = {**_echo(matrix), "launcher": launcher}
     commit = git_commit(Path(genrec.__file__).parent)
     folder = _open_cases(output, {**echo, "commit": commit}, fresh=fresh)

@@ -1,5 +1,6 @@
-"""The command of a job: what it trains, and where its files are once it runs on machines that are not this one."""
+"""The command of a job: what it runs, and where its files are once it runs on machines that are not this one."""
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,21 +8,29 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from genrec.bench.matrix import cases_of, load_matrix, output_of
 from genrec.config import ExperimentConfig, load_config
+from genrec.config_errors import read_yaml
 from genrec.errors import ConfigError
+from genrec.overrides import parse_override
+from genrec.tuning.config import load_sweep
 
 STAYS = "."
+PREPARED = "data.prepared"
 
 NOT_ON_A_CLUSTER = ("submit", "jobs", "config", "status")
 
 
 @dataclass(frozen=True, slots=True)
 class JobCommand:
-    """The words after `genrec`, the config that they name (None for commands on a run), and the run's name."""
+    """The words after `genrec`, what they train (None for commands on a run and for a matrix of many configs), the
+    run's name, and the files that the command reads besides, relative to the folder that is shipped.
+    """
 
     words: tuple[str, ...]
     config: ExperimentConfig | None
     run_name: str
+    files: tuple[Path, ...] = ()
 
     @property
     def entrypoint(self) -> str:
@@ -34,10 +43,10 @@ def read_command(
 ) -> JobCommand:
     """The command with every place on storage that outlives the job; raises ConfigError for places that do not.
 
-    `given` are the command's parsed parameters, of which `file` and `overrides` make a config; `folder` is where paths
-    begin; `more` are overrides to add. A job's own folder is a copy that goes with the cluster: what is written there
-    is lost, and another job finds nothing to resume. So relative folders need `storage`, below which they then are;
-    `STAYS` as storage leaves them, for commands that run in a folder which lasts.
+    `given` are the command's parsed parameters, of which `file` and `overrides` make a config, a sweep or a matrix;
+    `folder` is where paths begin; `more` are overrides to add. A job's own folder is a copy that goes with the cluster:
+    what is written there is lost, and another job finds nothing to resume. So relative folders need `storage`, below
+    which they then are; `STAYS` as storage leaves them, for commands that run in a folder which lasts.
     """
     config_file = given.get("file")
     if config_file is None:
@@ -50,18 +59,77 @@ def read_command(
             f"Config {path} must be named relative to the folder that is shipped; give its path in there."
         )
     overrides = list(given.get("overrides") or [])
+    if words[0] == "tune":
+        return _sweep_command(words, path, overrides, folder, storage, more)
+    if words[0] == "bench":
+        return _matrix_command(words, given, path, folder, storage)
     config = load_config(folder / path, overrides)
     added = [*(() if storage == STAYS else _on_storage(config, storage)), *more]
-    return JobCommand((*words, *added), load_config(folder / path, [*overrides, *added]), config.name)
+    return JobCommand((*words, *added), load_config(folder / path, [*overrides, *added]), config.name, (path,))
+
+
+def _sweep_command(
+    words: Sequence[str], path: Path, overrides: list[str], folder: Path, storage: str | None, more: Sequence[str]
+) -> JobCommand:
+    """A sweep's folder and its data set below `storage`; `more` are settings of its trials."""
+    sweep, base = load_sweep(folder / path, overrides)
+    fixed = {".".join(keys): value for keys, value in map(parse_override, more)}
+    added = []
+    if storage != STAYS:
+        if not Path(sweep.sweeps_dir).is_absolute():
+            added.append(f"sweeps_dir={_below(storage, sweep.sweeps_dir, 'sweeps_dir')}")
+        fixed |= _prepared_on_storage(base, storage)
+    if fixed:
+        added.append(f"fixed={json.dumps({**sweep.fixed, **fixed})}")
+    _, base = load_sweep(folder / path, [*overrides, *added])
+    return JobCommand((*words, *added), base, sweep.name, (path, path.parent / sweep.base))
+
+
+def _matrix_command(
+    words: Sequence[str], given: Mapping[str, Any], path: Path, folder: Path, storage: str | None
+) -> JobCommand:
+    """A matrix's result and its data sets below `storage`."""
+    matrix = load_matrix(folder / path, given.get("overrides"))
+    files = (path,)
+    if isinstance(matrix.base, str):
+        files += (Path(matrix.base),)
+        matrix = matrix.model_copy(update={"base": read_yaml(folder / matrix.base)})
+    added = []
+    fixed: dict[str, str] = {}
+    for case in cases_of(matrix, str(path)):
+        prepared = {} if storage == STAYS else _prepared_on_storage(case.config, storage)
+        if prepared and PREPARED in case.overrides:
+            raise ConfigError(
+                f"{path}, case {case.name}: {PREPARED} ({case.config.data.prepared}) is relative, and a job's folder "
+                "is a copy that goes with the cluster; give an absolute path."
+            )
+        fixed |= prepared
+    if fixed:
+        added.append(f"fixed={json.dumps({**matrix.fixed, **fixed})}")
+    output = Path(given.get("output") or output_of(matrix))
+    if storage != STAYS and not output.is_absolute():
+        added += ["--output", _below(storage, str(output), "the result")]
+    return JobCommand((*words, *added), None, matrix.name, files)
+
+
+def _prepared_on_storage(config: ExperimentConfig, storage: str | None) -> dict[str, str]:
+    """The setting of a prepared data set that is to move; nothing where it is no relative folder."""
+    prepared = config.data.prepared
+    return {PREPARED: _below(storage, prepared, PREPARED)} if _is_relative(prepared) else {}
 
 
 def _on_storage(config: ExperimentConfig, storage: str | None) -> Iterator[str]:
-    places = {"runs_dir": config.runs_dir, "data.prepared": config.data.prepared}
+    """Overrides for the relative folders that a config names."""
+    places = {"runs_dir": config.runs_dir, PREPARED: config.data.prepared}
     if config.train.checkpoint_dir is not None and not urlsplit(config.train.checkpoint_dir).scheme:
         places["train.checkpoint_dir"] = config.train.checkpoint_dir
     for setting, value in places.items():
-        if not Path(str(value)).is_absolute() and not urlsplit(str(value)).scheme:
-            yield f"{setting}={_below(storage, str(value), setting)}"
+        if _is_relative(value):
+            yield f"{setting}={_below(storage, value, setting)}"
+
+
+def _is_relative(place: str) -> bool:
+    return not Path(place).is_absolute() and not urlsplit(place).scheme
 
 
 def _moved_paths(given: Mapping[str, Any], storage: str | None) -> Iterator[tuple[str, str]]:

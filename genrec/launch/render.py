@@ -30,13 +30,17 @@ def render_job(
 
     `words` is the command after `genrec`, `given` its parsed parameters, `folder` where its paths begin.
     """
-    if given.get("file") is None:
+    command = read_command(words, given, folder, STAYS)
+    if command.config is None:
         raise ConfigError(
             f"--render {platform} needs a command with a config, because its `cluster.` says how many machines there "
             "are; use one such as `genrec train CONFIG`."
         )
-    command = read_command(words, given, folder, STAYS)
-    assert command.config is not None
+    if platform == "kuberay" and words[0] == "tune":
+        raise ConfigError(
+            "--render kuberay makes a manifest that carries one config, and a sweep has two files; make a cluster with "
+            "--render kuberay-cluster, and send the sweep there with `genrec submit`."
+        )
     added = []
     if platform == "slurm":  # machines are there before the command starts, and all alike
         storage = options.entrypoint.storage or STAYS

@@ -1,6 +1,7 @@
 """Everything that is decided about a job before it is sent: its files, its command, its id, and whether it can run."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import tempfile
@@ -50,10 +51,10 @@ def plan_shipment(
     """
     command = read_command(words, given, folder, options.entrypoint.storage)
     tree = collect(folder, options.entrypoint.exclude)
-    config_file = given.get("file")
-    if config_file is not None and Path(config_file).as_posix().removeprefix("./") not in tree.files:
+    left_out = [file for file in command.files if os.path.normpath(file) not in tree.files]
+    if left_out:
         raise ConfigError(
-            f"Config {config_file} is not among the {len(tree.files)} files that are shipped from {folder}; let git "
+            f"Config {left_out[0]} is not among the {len(tree.files)} files that are shipped from {folder}; let git "
             "not ignore it, or leave out the --exclude that matches it."
         )
     packages = _constraints(folder) if options.entrypoint.packages == "constraints" else []

@@ -60,7 +60,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.semantic.vectors",
     ),
     ("genrec.cluster",),
-    ("genrec.bench", "genrec.launch", "genrec.tuning"),
+    ("genrec.bench", "genrec.tuning"),
+    ("genrec.launch",),
     (
         "genrec.__main__",
         "genrec.cli",

@@ -152,6 +152,8 @@ def test_shellcheck_finds_nothing_in_the_script(options: list[str], tmp_path: Pa
         (["--render", "aws"], COMMAND, "--machine-type"),
         (["--render", "kuberay", "--spot"], ["train", "configs/quickstart.yaml"], r"cluster.workers=\[1,2\]"),
         (["--render", "kuberay"], ["evaluate", "runs/quickstart"], "needs a command with a config"),
+        (["--render", "aws"], ["bench", "benchmarks/matrices/smoke.yaml"], "needs a command with a config"),
+        (["--render", "kuberay"], ["tune", "configs/sweeps/efficiency.yaml"], "a sweep has two files"),
         (["--render", "gcp"], COMMAND, "--project"),
         (["--render", "gcp", "--project", "my-project", "--machine-type", "n1-standard-8"], COMMAND, "--gpu-type"),
         (["--render", "kuberay", "--storage", "relative"], COMMAND, "entrypoint.storage = 'relative'"),

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import shlex
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from click.testing import Result
 from launch_fakes import FakeDashboard
 from typer.testing import CliRunner
 
+from genrec.bench.matrix import cases_of, load_matrix
 from genrec.cli import app
 from genrec.errors import ConfigError, RunError
 from genrec.launch import ray_jobs
+from genrec.tuning.config import load_sweep
 
 CONFIG = """\
 name: walk
@@ -74,6 +77,74 @@ def test_commands_on_a_run_find_it_on_the_storage(dashboard: FakeDashboard, proj
     submit(dashboard, "--storage", "/s/", "--", "evaluate", "runs/walk", "--split", "test")
     assert dashboard.jobs[0]["entrypoint"] == "python -m genrec evaluate /s/runs/walk --split test"
     assert dashboard.jobs[0]["metadata"]["run"] == "walk"
+
+
+SWEEP = """\
+name: find
+base: walk.yaml
+fixed: {train.max_epochs: 2}
+space: {optimizer.lr: {uniform: [0.001, 0.1]}}
+budget: {trials: 2}
+"""
+MATRIX = "base: sub/walk.yaml\naxes: {model.dim: [16, 32]}\n"
+
+
+def test_a_sweep_keeps_its_folder_and_its_data_on_the_storage(dashboard: FakeDashboard, project: Path) -> None:
+    (project / "find.yaml").write_text(SWEEP)
+    submit(dashboard, "--storage", "/s", "--", "tune", "find.yaml", "seed=3")
+    (job,) = dashboard.jobs
+    assert shlex.split(job["entrypoint"])[3:] == [
+        "tune", "find.yaml", "seed=3", "sweeps_dir=/s/sweeps",
+        'fixed={"train.max_epochs": 2, "data.prepared": "/s/prepared/walk"}',
+    ]  # fmt: skip
+    sweep, base = load_sweep(Path("find.yaml"), shlex.split(job["entrypoint"])[5:])
+    assert (sweep.root, base.data.prepared, base.train.max_epochs) == (Path("/s/sweeps/find"), "/s/prepared/walk", 2)
+    assert job["metadata"]["run"] == "find"
+    placed = ["sweeps_dir=/mine", "fixed={data.prepared: /there}"]
+    submit(dashboard, "--", "tune", "find.yaml", *placed)
+    assert shlex.split(dashboard.jobs[1]["entrypoint"])[5:] == placed, "needs no storage"
+
+
+def test_a_matrix_keeps_its_result_and_its_data_on_the_storage(dashboard: FakeDashboard, project: Path) -> None:
+    (project / "sub").mkdir()
+    (project / "walk.yaml").rename(project / "sub" / "walk.yaml")
+    (project / "sizes.yaml").write_text(MATRIX)
+    submit(dashboard, "--storage", "/s", "--", "bench", "sizes.yaml", "steps=3", "--fresh")
+    (job,) = dashboard.jobs
+    words = shlex.split(job["entrypoint"])[3:]
+    assert words == [
+        "bench", "sizes.yaml", "steps=3", "--fresh", 'fixed={"data.prepared": "/s/prepared/walk"}',
+        "--output", "/s/benchmarks/out/sizes.json",
+    ]  # fmt: skip
+    matrix = load_matrix(Path("sizes.yaml"), [words[2], words[4]])
+    assert matrix.steps == 3
+    assert {case.config.data.prepared for case in cases_of(matrix, "sizes.yaml")} == {"/s/prepared/walk"}
+    assert [list(case.overrides) for case in cases_of(matrix, "sizes.yaml")] == [["model.dim"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("storage", "words", "says"),
+    [
+        ([], ["tune", "find.yaml"], r"sweeps_dir \(sweeps\) is relative, .*--storage"),
+        ([], ["bench", "sizes.yaml"], r"data.prepared \(prepared/walk\) is relative"),
+        (
+            ["tune", "find.yaml"],
+            "sweeps_dir must be in a folder, and --storage s3://b is none",
+        ),
+        (["--storage", "/s"], ["bench", "sizes.yaml", "cases={a: {data.prepared: p}}"], r"case a: data.prepared \(p\)"),
+        (["--storage", "/s", "--exclude", "walk.yaml"], ["tune", "find.yaml"], "Config walk.yaml is not among"),
+        (["--storage", "/s", "--exclude", "walk.yaml"], ["bench", "sizes.yaml"], "Config walk.yaml is not among"),
+        (["--storage", "/s"], ["bench", "sizes.yaml", "stepz=3"], "did you mean steps"),
+    ],
+)
+def test_sweeps_and_matrices_that_would_be_lost_are_refused(
+    dashboard: FakeDashboard, project: Path, storage: list[str], words: list[str], says: str
+) -> None:
+    (project / "find.yaml").write_text(SWEEP)
+    (project / "sizes.yaml").write_text(MATRIX.replace("sub/", ""))
+    with pytest.raises(ConfigError, match=says):
+        submit(dashboard, *storage, "--", *words)
+    assert dashboard.jobs == []
 
 
 @pytest.mark.parametrize(
