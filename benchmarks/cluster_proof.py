@@ -4,9 +4,9 @@
     python benchmarks/cluster_proof.py --steps 60 --json benchmarks/out/cluster_proof.json
 
 The nodes are `ray start` processes with a network namespace and an address each (root and iproute2; else one address).
-`genrec submit` runs outside of them, as on a laptop. A node is killed in the middle of the run, and the job is sent again:
-it must go on from a checkpoint of the first. The run and the sweep's best trial must have, in every step, the loss of a
-local twin, one process without Ray, within 1e-5; every case of the benchmark must have been measured.
+`genrec submit` runs outside of them, as on a laptop. A node is killed in the middle of the run, and the job is sent
+again: it must go on from a checkpoint of the first. The run and the sweep's best trial must have, in every step, the
+loss of a local twin, one process without Ray, within 1e-5; every case of the benchmark must have been measured.
 """
 
 import argparse
