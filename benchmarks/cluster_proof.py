@@ -4,9 +4,10 @@
     python benchmarks/cluster_proof.py --steps 60 --json benchmarks/out/cluster_proof.json
 
 The nodes are `ray start` processes with a network namespace and an address each (root and iproute2; else one address).
-`genrec submit` runs outside of them, as on a laptop. A node is killed in the middle of the run, and the job is sent
-again: it must go on from a checkpoint of the first. The run and the sweep's best trial must have, in every step, the
-loss of a local twin, one process without Ray, within 1e-5; every case of the benchmark must have been measured.
+`genrec submit` runs outside of them, as on a laptop. A node is killed in the middle of the run, and the job is stopped
+and sent again: it must go on from a checkpoint of the first. A node is killed in the sweep's first trial too, which
+must go on by itself. The run and the sweep's best trial must have, in every step, the loss of a local twin, one process
+without Ray, within 1e-5; every case of the benchmark must have been measured.
 """
 
 import argparse
@@ -63,9 +64,11 @@ SWEEP = (
     "name=proof",
     "metric=ndcg@10",
     "space={optimizer.lr: {choice: [0.0001, 0.005]}}",
-    "fixed={data.source.num_events: 20000, train.max_epochs: 1, cluster.workers: 2, cluster.cpus_per_worker: 1.5}",
+    "fixed={data.source.num_events: 50000, train.max_epochs: 8, train.log_every_steps: 1, "
+    "train.checkpoint_every_steps: 10, faults.step_timeout_s: 120, cluster.workers: 2, cluster.cpus_per_worker: 1.5}",
 )
 """Two trials one after the other, each with a worker on either node."""
+SWEEP_KILL_STEP = 15
 MATRIX = ("benchmarks/matrices/smoke.yaml", "modes=[full]")
 
 
@@ -161,18 +164,32 @@ def prove_training(laptop: Laptop, steps: int, overrides: list[str]) -> dict[str
 
 
 def prove_sweep(laptop: Laptop) -> dict[str, Any]:
-    """Submits a sweep, and trains its best config again on the laptop."""
-    print("a sweep, as a job", flush=True)
-    _end(laptop.submit("tune", *SWEEP), expected=0)
+    """Submits a sweep, kills a node in its first trial, and trains its best config again on the laptop."""
+    print("a sweep, as a job; a node is killed in its first trial", flush=True)
     folder = laptop.storage / "sweeps" / "proof"
+    process = laptop.submit("tune", *SWEEP)
+    first = RunDir(folder / "trials" / trial_id(0))
+    _wait(lambda: last_step(first.metrics_path)[0] >= SWEEP_KILL_STEP, process)
+    laptop.cluster.kill_node(NUM_NODES - 1)
+    killed_at = last_step(first.metrics_path)[0]
+    laptop.cluster.start()
+    _end(process, expected=0)
     record = read_record(folder)
     states = [trial["state"] for trial in record.trials]
     if states != ["finished"] * 2:
         raise ProofError(f"The sweep's trials are {', '.join(states)}, and both should be finished.")
+    starts = [start["step"] for start in _starts(first)]
+    if len(starts) < 2 or starts[1] == 0:
+        raise ProofError(f"The trial that lost a node began at steps {starts}, not once again from a checkpoint.")
     runs = laptop.storage / "runs"
     laptop.run("train", str(folder / "best.yaml"), *LOCAL, "name=best", f"runs_dir={runs}")
     trial = folder / "trials" / trial_id(record.ranked[0]["number"])
-    return {"sweep_s": round(record.seconds, 1), "sweep_loss_difference": _difference(runs / "best", trial)}
+    return {
+        "sweep_s": round(record.seconds, 1),
+        "sweep_killed_at_step": killed_at,
+        "sweep_trial_began_at_steps": starts,
+        "sweep_loss_largest_relative_difference": _difference(runs / "best", trial),
+    }
 
 
 def prove_benchmark(laptop: Laptop) -> dict[str, Any]:
