@@ -119,8 +119,9 @@ def test_a_sweep_survives_kills_of_its_command_and_of_a_worker(project: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
-def test_a_bad_trial_is_stopped_early_and_its_workers_end(project: Path) -> None:
+def test_a_bad_trial_is_stopped_early_and_its_workers_end(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ASHA ends a trial whose learning rate is nothing, and the next trial gets its place."""
+    monkeypatch.setenv("GENREC_TEST_SWEEP", str(project))
     sweep = write_sweep(
         project,
         fixed={"train.max_epochs": 20},
@@ -136,7 +137,9 @@ def test_a_bad_trial_is_stopped_early_and_its_workers_end(project: Path) -> None
     assert bad["state"] == "stopped"
     assert bad["progress"]["epoch"] < 20
     assert states[0.01]["state"] == "finished"
-    assert not [p for p in psutil.process_iter(["name"]) if p.info["name"].startswith("ray::RayTrainWo")]
+    for process in psutil.process_iter(["name", "environ"]):
+        if (process.info["environ"] or {}).get("GENREC_TEST_SWEEP") == str(project):
+            assert not process.info["name"].startswith("ray::RayTrainWo"), process
 
 
 @pytest.mark.slow
