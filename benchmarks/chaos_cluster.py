@@ -31,11 +31,12 @@ class Cluster:
     def __init__(
         self, owner: int, network: Network, num_nodes: int, folder: Path, *, with_dashboard: bool = False
     ) -> None:
-        """`num_nodes` counts the head; `folder` takes Ray's session."""
+        """`num_nodes` counts the head; `folder` takes Ray's session. A cluster with a dashboard takes jobs."""
         self.owner = owner
         self.network = network
         self.num_nodes = num_nodes
-        self._folder = folder
+        self._folder = folder / "ray"
+        self._folder.mkdir()
         self._token = folder / "token"
         self._token.write_text(secrets.token_hex(32), encoding="utf-8")
         self._token.chmod(0o600)
@@ -89,7 +90,7 @@ class Cluster:
             else [f"--address={self.address}"]
         )
         command = [
-            *self.network.inside(node),
+            *self.network.inside(node), *self._with_own_session(node),
             str(Path(sys.executable).with_name("ray")), "start", *role,
             f"--node-ip-address={self.network.address(node)}",
             f"--num-cpus={HEAD_CPUS if node == HEAD else NODE_CPUS}",
@@ -112,6 +113,19 @@ class Cluster:
                 output = done.stdout + done.stderr
             self.kill_node(node)
         raise ChaosError(f"Node {node} did not start, {START_ATTEMPTS} times; Ray said last: {output.strip()[-500:]}")
+
+    def _with_own_session(self, node: int) -> list[str]:
+        """What to put before a command so that the node sees a session folder of its own below the head's path.
+
+        Ray unpacks a job's files on each node, over what is there. In one folder for all nodes that would take the
+        working directory away from under the job's command, which cannot happen to machines.
+        """
+        if node == HEAD or self._dashboard_port is None or self.network.missing is not None:
+            return []
+        own = self._folder.with_name(f"ray-{node}")
+        own.mkdir(exist_ok=True)
+        script = 'mount --bind "$0" "$1" && shift && exec "$@"'
+        return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, str(own), str(self._folder)]
 
     def _dashboard_options(self) -> list[str]:
         if self._dashboard_port is None:
