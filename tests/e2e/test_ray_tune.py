@@ -164,7 +164,8 @@ def test_a_population_hands_its_checkpoints_over(project: Path) -> None:
         space={"optimizer.lr": {"choice": [0.01, 0.0000001]}},
         scheduler={"name": "pbt", "interval_epochs": 2, "quantile": 0.5, "resample": 0.0},
     )
-    room_for_two = "import ray; ray.init(num_cpus=4, include_dashboard=False); from genrec.cli import main; main()"
+    start_ray = "import ray; ray.init('local', num_cpus=4, include_dashboard=False)"
+    room_for_two = f"{start_ray}; from genrec.cli import main; main()"
     command = [sys.executable, "-c", room_for_two, "tune", "sweep.yaml"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=1_500, check=False)
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
