@@ -9,25 +9,25 @@ from tiny_sweep import director_of, finish, loaded
 from genrec.config import load_config
 from genrec.errors import RunError
 from genrec.tuning.retrain import listed_trials
-from genrec.tuning.sweep import _alone, _finish, _keep_spec, spec_of_folder
+from genrec.tuning.sweep import _finish, alone, keep_spec, spec_of_folder
 from genrec.tuning.table import sweep_table
 
 
 def test_another_sweep_in_the_same_folder_is_refused_and_a_larger_budget_is_not(tmp_path, base) -> None:
     spec, loaded_base = loaded(tmp_path, base)
     director = director_of(spec, loaded_base)
-    _keep_spec(director.folder, spec, loaded_base)
+    keep_spec(director.folder, spec, loaded_base)
     larger, _ = loaded(tmp_path, base, budget={"trials": 9}, max_concurrent=3)
-    _keep_spec(director.folder, larger, loaded_base)
+    keep_spec(director.folder, larger, loaded_base)
     assert spec_of_folder(spec.root) == (spec, loaded_base)
     other, _ = loaded(tmp_path, base, seed=5)
     with pytest.raises(RunError, match=r"is another one.*\n.*sweep.seed: 1 -> 5"):
-        _keep_spec(director.folder, other, loaded_base)
+        keep_spec(director.folder, other, loaded_base)
 
 
 def test_two_commands_do_not_run_one_sweep(tmp_path, base) -> None:
     director = director_of(*loaded(tmp_path, base))
-    with _alone(director.folder), pytest.raises(RunError, match="Another command is running"), _alone(director.folder):
+    with alone(director.folder), pytest.raises(RunError, match="Another command is running"), alone(director.folder):
         pass
 
 
