@@ -78,7 +78,7 @@ class Director:
                 return self._started(trial)
         while not self._exhausted:
             number = len(self.sweep.trials)
-            params = self.proposer.propose(number)
+            params = self.proposer.propose(number, [trial.params for trial in self.sweep.trials])
             rejected = sum(trial.state == "rejected" for trial in self.sweep.trials)
             if params is None or number == rejected >= MAX_REJECTED:
                 self._exhausted = True

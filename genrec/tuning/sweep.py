@@ -13,7 +13,7 @@ from genrec.config import ExperimentConfig
 from genrec.config_errors import read_yaml
 from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError, RunError
-from genrec.run_dir import value_differences, write_atomically
+from genrec.run_dir import RunDir, load_saved_config, value_differences, write_atomically
 from genrec.tuning.best import write_best
 from genrec.tuning.config import NoScheduler, PbtScheduler, SweepConfig
 from genrec.tuning.director import Director
@@ -195,7 +195,6 @@ def _finish(director: Director, base: ExperimentConfig) -> None:
 
 
 def _prune(folder: SweepDir, sweep: Sweep, keep: int) -> None:
-    from genrec.run_dir import RunDir
     from genrec.training.checkpoint import prune_checkpoints
     from genrec.training.checkpoint_store import CheckpointStore
 
@@ -235,8 +234,12 @@ def _deleting(folder: SweepDir) -> Path:
 
 
 def _delete(folder: SweepDir) -> None:
+    """Deletes what is in a sweep's folder, and checkpoints that its trials keep elsewhere (`train.checkpoint_dir`)."""
     mark = _deleting(folder)
     mark.touch()
+    for trials in (folder.trials_path, SweepDir(folder.retrained_path).trials_path):
+        for path in trials.iterdir() if trials.is_dir() else ():
+            _delete_checkpoints(RunDir(path))
     for path in folder.root.iterdir():
         if path.name in ("lock", mark.name):
             continue
@@ -245,6 +248,17 @@ def _delete(folder: SweepDir) -> None:
         else:
             path.unlink()
     mark.unlink()
+
+
+def _delete_checkpoints(run: RunDir) -> None:
+    from genrec.training.checkpoint import STATE_FILE
+    from genrec.training.checkpoint_store import store_of
+
+    if not run.config_path.is_file():
+        return
+    store = store_of(load_saved_config(run.config_path), run)
+    for name in store.names():
+        store.delete(name, first=STATE_FILE)
 
 
 def keep_spec(folder: SweepDir, spec: SweepConfig, base: ExperimentConfig) -> None:
