@@ -3,7 +3,6 @@
 A sweep lives in `sweeps_dir/name`, as a run lives in `runs_dir/name`.
 """
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,27 +39,15 @@ class Domain(Section):
             )
         if self.choice is not None and not self.choice:
             raise ValueError("choice is empty, so there is nothing to try; give it values, or leave the setting out")
-        if self.choice is not None:
-            twice = [
-                value
-                for place, value in enumerate(self.choice)
-                if _as_text(value) in map(_as_text, self.choice[:place])
-            ]
-            if twice:
-                raise ValueError(f"choice has {twice[0]!r} twice, so the same trial would be run twice; remove one")
+        values = [f"{type(value).__name__} {value!r}" for value in self.choice or ()]  # 1 and true are not the same
+        if len(set(values)) != len(values):
+            raise ValueError(f"choice {self.choice} has a value twice, which would be the same trial twice; remove it")
         bounds = self.uniform or self.log_uniform or self.integer
-        if bounds is not None and not all(map(math.isfinite, bounds)):
-            raise ValueError(f"{given[0]} {list(bounds)} must have two ends that are numbers; give finite ones")
         if bounds is not None and bounds[0] > bounds[1]:
             raise ValueError(f"{given[0]} {list(bounds)} must go from the smaller to the larger; turn it round")
         if self.log_uniform is not None and self.log_uniform[0] <= 0:
             raise ValueError(f"log_uniform {list(self.log_uniform)} must begin above 0; raise its lower end")
         return self
-
-
-def _as_text(value: Any) -> str:
-    """What tells values of a choice apart: 1, 1.0 and true are not the same setting."""
-    return f"{type(value).__name__} {value!r}"
 
 
 class RandomSearch(Section):

@@ -142,10 +142,13 @@ def test_a_power_law_is_found_again() -> None:
         assert high - low < 0.02
     assert law.loss({"parameters": 1e6, "tokens": 1e8}) == pytest.approx(30 * 1e6**-0.07 * 1e8**-0.09, rel=0.02)
     assert law.r_squared > 0.99
-    inside = [law.band({"parameters": p, "tokens": t}) for p, t in zip(parameters.ravel(), tokens.ravel(), strict=True)]
-    assert all(low < loss < high for (low, high), loss in zip(inside, true.ravel(), strict=True))
-    far, near = law.band({"parameters": 1e12, "tokens": 1e8}), law.band({"parameters": 3e6, "tokens": 1e8})
-    assert far[1] / far[0] > near[1] / near[0] > 1
+    middle = {"parameters": 10**6.5, "tokens": 1e8}  # where the band is t * s / sqrt(n), and nowhere narrower
+    points = zip(parameters.ravel(), tokens.ravel(), noisy.ravel(), strict=True)
+    residuals = [np.log(loss / law.loss({"parameters": size, "tokens": seen})) for size, seen, loss in points]
+    half = 2.262 * np.sqrt(np.square(residuals).sum() / 9 / 12)  # 12 points, 9 degrees of freedom
+    assert law.band(middle) == pytest.approx([law.loss(middle) * np.exp(-half), law.loss(middle) * np.exp(half)])
+    far = law.band({**middle, "parameters": 1e12})
+    assert np.log(far[1] / far[0]) > 4 * half
 
 
 def test_a_power_law_over_what_varies_and_none_without_enough_points() -> None:
