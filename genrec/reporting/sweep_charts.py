@@ -53,7 +53,7 @@ def _curves(record: SweepRecord) -> Chart | None:
     best, *others = record.ranked
     shown = others[: MAX_CURVES - 1]
     lines = [_curve(record, trial, MUTED) for trial in reversed(shown)] + [_curve(record, best, ACCENT)]
-    drawn = [line for line in lines if len(line.values)]
+    drawn = [line for line in lines if len(line.values) > 1]  # one validation is a point of the charts below
     if not drawn:
         return None
     value = formats.number(best["best"][record.metric])
@@ -206,6 +206,8 @@ def _law_over(law: PowerLaw, points: list[dict[str, float]], name: str) -> Chart
         _finish(axes, {}, log=True)
         axes.set_yscale("log")
         axes.minorticks_off()
+        ticks = np.geomspace(min(moved), max(moved), 4)  # losses are seldom a power of ten apart
+        axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
 
     caption = (
         f"Training loss over {name}, both axes logarithmic. Exponent {exponent:.3f}, 95% interval {low:.3f} to "

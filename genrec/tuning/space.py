@@ -188,7 +188,7 @@ def check_space(sweep: SweepConfig, base: Mapping[str, Any], num_draws: int = 64
     silent = [key for key in sweep.space if key not in works]
     if silent:
         raise ConfigError(
-            f"space.{silent[0]} is never searched: its `when` holds in none of {MAX_DRAWS:,} trials; mend the "
+            f"space.{silent[0]} is never searched: its `when` holds in no trial that was drawn; mend the "
             "condition, or leave the setting out."
         )
 
