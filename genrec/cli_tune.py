@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from genrec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from genrec.tuning.records import Sweep
     from genrec.tuning.sweep import Show, Told
 
 console = Console()
@@ -52,6 +54,7 @@ def tune(
             sweep = again(spec, base, manifest, retrain_best, retrain_seeds, (show, told))
     if as_json:
         print(json.dumps(asdict(sweep)))
+        _end(sweep)
         return
     if not console.is_terminal:
         from genrec.tuning.table import sweep_table
@@ -60,8 +63,20 @@ def tune(
     from genrec.reporting.sweep_report import write_sweep_report
 
     page = write_sweep_report(spec.root)
+    if retrain_best is not None:
+        from genrec.reporting.sweep_record import read_record
+        from genrec.reporting.sweep_sections import verdict
+
+        console.print(escape(verdict(read_record(spec.root))), highlight=False, soft_wrap=True)
     best = f"; its best config: {spec.root / 'best.yaml'}" if sweep.best is not None else ""
     console.print(f"Sweep: {spec.root}{best}; report: {page}", highlight=False)
+    _end(sweep)
+
+
+def _end(sweep: "Sweep") -> None:
+    """Ends as any command does that was told to: Ray Tune had taken the signal, to stop the trials first."""
+    if sweep.state == "interrupted":
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -22,12 +22,15 @@ from torch import Tensor
 from genrec.config import ExperimentConfig
 from genrec.config_models import HSTUConfig
 from genrec.data.batch import Batch, batch_from_arrays
+from genrec.errors import ConfigError
 from genrec.models.attention import row_blocks
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.models.jagged import jagged_layout
 from genrec.planning.code_flops import attended_lengths
+from genrec.planning.fit import available_bytes
 from genrec.planning.model_size import without_vectors
+from genrec.planning.text import size_text
 from genrec.planning.workload import ACTIONS_WITHOUT_DATA
 from genrec.semantic.run_map import made_up_ids
 
@@ -93,8 +96,10 @@ def measure_activations(
 ) -> Activations:
     """The coefficients of a config's model and loss; takes a moment, on this machine's CPU.
 
-    `code_sizes` are the levels of the map, where the model writes codes.
+    `code_sizes` are the levels of the map, where the model writes codes. Raises ConfigError when two layers alone are
+    more than this machine's memory.
     """
+    _check_room(config, code_sizes)
     one, two = _fit(config, 1, code_sizes), _fit(config, 2, code_sizes)
     layer = Linear(two.fixed - one.fixed, two.per_token - one.per_token, two.per_pair - one.per_pair)
     inside = Linear(0.0, 0.0, 0.0)
@@ -106,6 +111,18 @@ def measure_activations(
     if on_gpu and not isinstance(config.model, HSTUConfig):
         ends, layer, inside = (Linear(x.fixed, x.per_token, 0.0, x.per_item) for x in (ends, layer, inside))
     return Activations(ends, layer, inside, config.model.num_layers)
+
+
+def _check_room(config: ExperimentConfig, code_sizes: tuple[int, ...]) -> None:
+    two_layers = config.model_copy(update={"model": config.model.model_copy(update={"num_layers": 2})})
+    with torch.device("meta"):
+        weights = sum(weight.nbytes for weight in _small_model(two_layers, LARGE_ITEMS, code_sizes).parameters())
+    available = available_bytes()
+    if weights > available:
+        raise ConfigError(
+            f"Two layers of {config.model.name} with model.dim={config.model.dim} are {size_text(weights)} of weights, "
+            f"and this machine has {size_text(available)} of free memory; use a smaller model.dim."
+        )
 
 
 def _fit(config: ExperimentConfig, num_layers: int, code_sizes: tuple[int, ...]) -> Linear:

@@ -1,6 +1,7 @@
 """The charts of a sweep's page: learning curves, importances, settings against the metric, the front, the power law."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from genrec.reporting.sweep_scaling import NAMES, PowerLaw, fit_power_law
 
 MAX_CURVES = 40
 MAX_SETTINGS = 4
+MAX_PAIRED = 3  # settings whose pairs are drawn
 LOG_FROM = 20.0  # a positive setting whose largest value is this many times its smallest is drawn on a log scale
 
 
@@ -32,8 +34,7 @@ def sweep_charts(record: SweepRecord) -> list[Chart]:
     keys = _by_importance(record)
     charts = [_curves(record), _importances(record)]
     charts += [_setting(record, key) for key in keys[:MAX_SETTINGS]]
-    if len(keys) > 1:
-        charts.append(_interaction(record, keys[0], keys[1]))
+    charts += [_interaction(record, *pair) for pair in combinations(keys[:MAX_PAIRED], 2)]
     charts += [_front(record), *_scaling(record)]
     return [chart for chart in charts if chart is not None]
 
@@ -52,7 +53,7 @@ def _curves(record: SweepRecord) -> Chart | None:
     best, *others = record.ranked
     shown = others[: MAX_CURVES - 1]
     lines = [_curve(record, trial, MUTED) for trial in reversed(shown)] + [_curve(record, best, ACCENT)]
-    drawn = [line for line in lines if len(line.values)]
+    drawn = [line for line in lines if len(line.values) > 1]  # one validation is a point of the charts below
     if not drawn:
         return None
     value = formats.number(best["best"][record.metric])
@@ -139,7 +140,9 @@ def _interaction(record: SweepRecord, first: str, second: str) -> Chart | None:
             axes.minorticks_off()
 
     caption = f"{second} (up) against {first} (across). Larger is better; the best quarter is in colour."
-    svg = svg_chart("interaction", draw, description=f"Which pairs of {first} and {second} are good.")
+    svg = svg_chart(
+        _name(_name("interaction", first), second), draw, description=f"Which pairs of {first} and {second} are good."
+    )
     return Chart(f"{first} and {second}", f"{len(trials)} trials", caption, svg)
 
 
@@ -194,16 +197,21 @@ def _law_over(law: PowerLaw, points: list[dict[str, float]], name: str) -> Chart
     # Every point is moved along the law to the middle of the other quantity, so that one line fits them all.
     moved = [point["loss"] * law.loss({**middle, name: point[name]}) / law.loss(point) for point in points]
 
+    bands = np.array([law.band({**middle, name: x}) for x in positions])
+
     def draw(axes: Any) -> None:
+        axes.fill_between(positions, bands[:, 0], bands[:, 1], color=SECOND, alpha=0.18, linewidth=0)
         axes.plot(positions, [law.loss({**middle, name: x}) for x in positions], color=SECOND, linewidth=1.6)
         axes.plot(values, moved, "o", color=ACCENT, markersize=5, markeredgewidth=0)
         _finish(axes, {}, log=True)
         axes.set_yscale("log")
         axes.minorticks_off()
+        ticks = np.geomspace(min(moved), max(moved), 4)  # losses are seldom a power of ten apart
+        axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
 
     caption = (
         f"Training loss over {name}, both axes logarithmic. Exponent {exponent:.3f}, 95% interval {low:.3f} to "
-        f"{high:.3f}, R² {law.r_squared:.3f}, {law.num_points} trials."
+        f"{high:.3f}, R² {law.r_squared:.3f}, {law.num_points} trials. The band is the line's 95% interval."
     )
     svg = svg_chart(f"law-{name}", draw, description=caption)
     return Chart(f"Loss and {name}", f"exponent {exponent:.3f}", caption, svg)

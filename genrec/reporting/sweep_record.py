@@ -148,7 +148,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{path} is damaged: it is not JSON; run `genrec tune` again, which writes it anew.") from error
+        raise DataError(f"{path} is damaged: it is not JSON; start the sweep over with --fresh.") from error
     if not isinstance(values, dict) or "trials" not in values:
-        raise DataError(f"{path} does not hold a sweep; run `genrec tune` again, which writes it anew.")
+        raise DataError(f"{path} does not hold a sweep; start it over with --fresh.")
     return values

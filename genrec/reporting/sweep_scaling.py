@@ -4,6 +4,7 @@ A straight line in logarithms, by least squares; no floor of the loss is fitted,
 that was measured (Kaplan et al., 2020, have the same form; Hoffmann et al., 2022, one with a floor).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,11 +24,21 @@ class PowerLaw:
     exponents: dict[str, tuple[float, float, float]]
     r_squared: float
     num_points: int
+    covariance: Floats
+    """Of the logarithm of the scale and the exponents, [1 + exponents, 1 + exponents]."""
+    quantile: float
+    """The two-sided 95% point of Student's t for the degrees of freedom that are left."""
 
     def loss(self, values: dict[str, float]) -> float:
         """The loss that the law says for so many parameters and tokens."""
         powers = sum(exponent * np.log(values[name]) for name, (exponent, _, _) in self.exponents.items())
         return float(np.exp(self.log_scale + powers))
+
+    def band(self, values: dict[str, float]) -> tuple[float, float]:
+        """The 95% interval of the law's own loss there: of the line, not of a further trial, which scatters more."""
+        place = np.array([1.0, *(np.log(values[name]) for name in self.exponents)])
+        half = self.quantile * math.sqrt(max(float(place @ self.covariance @ place), 0.0))
+        return self.loss(values) * math.exp(-half), self.loss(values) * math.exp(half)
 
 
 def fit_power_law(parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[float]) -> PowerLaw | None:
@@ -49,9 +60,9 @@ def fit_power_law(parameters: Sequence[float], tokens: Sequence[float], losses: 
     solution, *_ = np.linalg.lstsq(design, target, rcond=None)
     residuals = target - design @ solution
     variance = float(residuals @ residuals) / degrees
-    errors = np.sqrt(np.diag(variance * np.linalg.inv(design.T @ design)))
+    covariance = variance * np.linalg.inv(design.T @ design)
     spread = float(((target - target.mean()) ** 2).sum())
-    half = student_95(degrees) * errors
+    half = student_95(degrees) * np.sqrt(np.diag(covariance))
     return PowerLaw(
         log_scale=float(solution[0]),
         exponents={
@@ -64,4 +75,6 @@ def fit_power_law(parameters: Sequence[float], tokens: Sequence[float], losses: 
         },
         r_squared=1 - float(residuals @ residuals) / spread if spread > 0 else 1.0,
         num_points=len(loss),
+        covariance=covariance,
+        quantile=student_95(degrees),
     )

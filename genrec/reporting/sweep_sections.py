@@ -117,6 +117,8 @@ def verdict(record: SweepRecord) -> str:
     groups = record.groups()
     base = next((group for group in groups if group.group == "base"), None)
     best = _best_group(record, groups)
+    if best is None and base is not None:
+        return f"No trial was better than the base config, which reaches {_mean(base.validation)} with fresh seeds."
     if best is None:
         return ""
     luck = ""

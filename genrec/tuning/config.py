@@ -39,6 +39,9 @@ class Domain(Section):
             )
         if self.choice is not None and not self.choice:
             raise ValueError("choice is empty, so there is nothing to try; give it values, or leave the setting out")
+        values = [f"{type(value).__name__} {value!r}" for value in self.choice or ()]  # 1 and true are not the same
+        if len(set(values)) != len(values):
+            raise ValueError(f"choice {self.choice} has a value twice, which would be the same trial twice; remove it")
         bounds = self.uniform or self.log_uniform or self.integer
         if bounds is not None and bounds[0] > bounds[1]:
             raise ValueError(f"{given[0]} {list(bounds)} must go from the smaller to the larger; turn it round")
@@ -127,7 +130,9 @@ class SweepConfig(Section):
     base: str = Field(description="config that trials change, relative to the sweep file")
     fixed: dict[str, Any] = Field({}, description="setting -> value for all trials")
     space: dict[str, Domain] = Field(min_length=1, description="setting -> the values to try")
-    metric: str | list[str] = Field("ndcg@10", description="what is optimised; several need searcher optuna")
+    metric: str | list[str] = Field(
+        "ndcg@10", description="what is optimised; several give a Pareto front, without a scheduler"
+    )
     mode: Literal["max", "min"] | list[Literal["max", "min"]] | None = Field(
         None, description="max or min, for each metric; null is what the metric's name says"
     )
@@ -152,7 +157,7 @@ class SweepConfig(Section):
             raise ValueError(f"metric {self.metric} must name different metrics; remove the odd one")
         if isinstance(self.metric, list) and isinstance(self.mode, list) and len(self.metric) != len(self.mode):
             raise ValueError(f"mode has {len(self.mode)} entries and metric {len(self.metric)}; give one for each")
-        if len(self.metrics) > 1 and self.searcher.name == "random" and self.scheduler.name != "none":
+        if len(self.metrics) > 1 and self.scheduler.name != "none":
             raise ValueError(
                 f"several metrics ({', '.join(self.metrics)}) have no one order, so scheduler {self.scheduler.name} "
                 "cannot tell which trials to end; use scheduler: {name: none}, or one metric"
@@ -187,8 +192,18 @@ class SweepConfig(Section):
         return Path(self.sweeps_dir).absolute() / self.name
 
 
-OWN_KEYS = ("name", "runs_dir", "data", "tracking", "evaluation.metric", "train.start_from", "train.checkpoint_dir")
+OWN_KEYS = ("name", "runs_dir", "data", "tracking", "train.start_from", "train.checkpoint_dir")
 """Settings that a sweep cannot search: trials share one data set and one vocabulary, and have names of their own."""
+
+MEASURES = (
+    *(
+        f"evaluation.{name}"
+        for name in ("ks", "metric", "filter_seen", "max_validation_users", "decoding", "beam_width")
+    ),
+    "sequence.target_actions",
+    "sequence.train_on",
+)
+"""Settings that decide what a trial is measured on or by, so that trials with different ones cannot be compared."""
 
 
 def load_sweep(path: Path, overrides: list[str] | None = None) -> tuple[SweepConfig, ExperimentConfig]:
@@ -200,20 +215,34 @@ def load_sweep(path: Path, overrides: list[str] | None = None) -> tuple[SweepCon
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `section:` entries, as configs/sweeps/sasrec_ml1m.yaml does.")
     sweep = explain_validation_error(SweepConfig, apply_overrides(values, overrides or []), str(path))
-    for key in sweep.space:
-        refused = [own for own in OWN_KEYS if key == own or key.startswith(f"{own}.")]
-        if refused:
-            raise ConfigError(
-                f"space.{key}: a sweep cannot search {refused[0]}, because all trials share one prepared data set and "
-                "are measured alike; set it in `base` or `fixed`, or make a sweep for each value."
-            )
+    _check_keys(sweep)
     base_path = path.parent / sweep.base
     base_values = read_yaml(base_path)
     if not isinstance(base_values, dict):
         raise ConfigError(f"{base_path} must hold `section:` entries; see configs/quickstart.yaml.")
     base = config_from_dict(_with_fixed(base_values, sweep.fixed), f"{base_path} with `fixed`")
     _check_metrics(sweep, base)
-    return sweep, base
+    return sweep, _judged_by(sweep, base)
+
+
+def _check_keys(sweep: SweepConfig) -> None:
+    for key in sweep.space:
+        touched = [
+            own for own in (*OWN_KEYS, *MEASURES) if f"{key}.".startswith(f"{own}.") or own.startswith(f"{key}.")
+        ]
+        if touched:
+            raise ConfigError(
+                f"space.{key}: a sweep cannot search {touched[0]}, because all trials share one prepared data set and "
+                "are measured alike; set it in `base` or `fixed`, or make a sweep for each value."
+            )
+
+
+def _judged_by(sweep: SweepConfig, base: ExperimentConfig) -> ExperimentConfig:
+    """The base with the sweep's metric as its own, so that a trial keeps, and stops by, what the sweep ranks it by."""
+    metric = sweep.metrics[0]
+    if metric in PLAIN_METRICS or "evaluation.metric" in sweep.fixed:
+        return base
+    return base.model_copy(update={"evaluation": base.evaluation.model_copy(update={"metric": metric})})
 
 
 def set_value(values: dict[str, Any], key: str, value: Any) -> None:

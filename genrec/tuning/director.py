@@ -7,7 +7,7 @@ killed command goes on from them.
 import time
 from collections.abc import Callable, Sequence
 
-from genrec.errors import ConfigError, GenrecError
+from genrec.errors import ConfigError, DataError, GenrecError
 from genrec.tuning.admission import Gate, reason_of
 from genrec.tuning.config import SweepConfig
 from genrec.tuning.proposals import Outcome, Proposer
@@ -15,18 +15,28 @@ from genrec.tuning.records import DONE, Sweep, SweepDir, Trial, read_progress, w
 from genrec.tuning.results import take_results, values_of
 
 MAX_REJECTED = 200
-"""Proposals in a row that may be rejected: then the space holds nothing that can run."""
+"""Proposals that may be rejected before the first that can run: then the space holds none."""
 
 
 class Director:
     """One sweep under way."""
 
-    def __init__(self, folder: SweepDir, spec: SweepConfig, sweep: Sweep, gate: Gate, proposer: Proposer) -> None:
+    def __init__(
+        self,
+        folder: SweepDir,
+        spec: SweepConfig,
+        sweep: Sweep,
+        gate: Gate,
+        proposer: Proposer,
+        groups: Sequence[str] | None = None,
+    ) -> None:
         self.folder = folder
         self.spec = spec
         self.sweep = sweep
         self.gate = gate
         self.proposer = proposer
+        self.groups = groups
+        """In a retraining: the group of each trial."""
         self.on_change: Callable[[Trial], None] = lambda _: None
         """Called when a trial's state has changed."""
         self._learned: set[int] = set()
@@ -39,14 +49,25 @@ class Director:
         now = time.time()
         self.sweep.spans.append([now, now])
         for trial in self.sweep.trials:
-            if trial.state in ("waiting", "running", "cut"):
+            if trial.state in ("waiting", "running", "cut") or self._may_retry(trial):
                 trial.progress = read_progress(self.folder.progress_path(trial.id))
-                if trial.progress.outcome is None:
-                    trial.state, trial.reason = "waiting", None
-                else:
+                if trial.progress.outcome is not None:
                     self._settle(trial, None)
+                elif self.spec.budget.trials is not None and trial.number >= self.spec.budget.trials:
+                    trial.state, trial.reason = "cut", f"budget.trials ({self.spec.budget.trials}) is used up"
+                else:
+                    trial.state, trial.reason = "waiting", None
+            self._price(trial)
             self._learn(trial)
         self.save()
+
+    def _may_retry(self, trial: Trial) -> bool:
+        """Whether a trial has failed for want of retries that the budget has now."""
+        return (
+            trial.state == "failed"
+            and trial.progress.outcome is None
+            and 0 < trial.progress.attempts <= self.spec.budget.retries
+        )
 
     def next_trial(self) -> Trial | None:
         """The next trial to start: one that waits, or a new one; None when there are no more, or no budget."""
@@ -55,20 +76,19 @@ class Director:
         for trial in self.sweep.trials:
             if trial.state == "waiting":
                 return self._started(trial)
-        num_rejected = 0
-        while not self._exhausted and num_rejected < MAX_REJECTED:
+        while not self._exhausted:
             number = len(self.sweep.trials)
-            params = self.proposer.propose(number)
-            if params is None:
+            params = self.proposer.propose(number, [trial.params for trial in self.sweep.trials])
+            rejected = sum(trial.state == "rejected" for trial in self.sweep.trials)
+            if params is None or number == rejected >= MAX_REJECTED:
                 self._exhausted = True
                 break
-            trial = Trial(number, params)
+            trial = Trial(number, params, group=None if self.groups is None else self.groups[number])
             self.sweep.trials.append(trial)
             try:
                 admitted = self.gate.admit(number, params)
-            except ConfigError as error:
+            except (ConfigError, DataError) as error:
                 trial.state, trial.reason = "rejected", reason_of(error)
-                num_rejected += 1
                 self._learn(trial)
                 self.on_change(trial)
                 continue
@@ -114,18 +134,22 @@ class Director:
 
     def close(self) -> None:
         """Ends a start of the command: what still runs has been cut off."""
+        ended_early = False
         for trial in self.sweep.trials:
             if trial.state in ("waiting", "running"):
                 trial.progress = read_progress(self.folder.progress_path(trial.id))
                 if trial.progress.outcome is not None:
                     self._settle(trial, None)
                 else:
-                    trial.state, trial.reason = "cut", self._budget_said or "the command ended"
+                    trial.state, trial.reason = "cut", self._budget_said or "the command was interrupted"
                     self._judge(trial)
+                    ended_early = True
         self._find_best()
+        # Nobody asked for the next trial until there was none: the command was told to end.
+        interrupted = self._budget_said is None and (ended_early or not self._exhausted)
         cut = any(trial.state == "cut" for trial in self.sweep.trials)
-        self.sweep.state = "out of budget" if cut or self._budget_said else "finished"
-        self.sweep.reason = self._budget_said
+        self.sweep.state = "interrupted" if interrupted else "out of budget" if cut or self._budget_said else "finished"
+        self.sweep.reason = "the command was interrupted" if interrupted else self._budget_said
         self.save()
 
     def outcomes(self) -> list[Outcome]:
@@ -159,6 +183,9 @@ class Director:
     def _judge(self, trial: Trial) -> None:
         run = self.folder.run_path(trial.id, trial.progress.life)
         take_results(trial, run, self.spec.metrics[0], self.spec.modes[0])
+        self._price(trial)
+
+    def _price(self, trial: Trial) -> None:
         price = self.spec.budget.price_per_worker_hour
         trial.price = None if price is None else price * trial.progress.worker_seconds / 3_600
 

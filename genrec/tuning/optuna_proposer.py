@@ -5,7 +5,7 @@ not from how often the command was started.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,10 @@ import numpy as np
 from genrec.errors import ConfigError
 from genrec.tuning.config import Domain, OptunaSearch, SweepConfig
 from genrec.tuning.proposals import Outcome
-from genrec.tuning.space import Params, base_params, is_active, rounded
+from genrec.tuning.space import Params, base_params, draws, is_active, rounded
+
+MAX_REPEATS = 10
+"""Settings that the sampler may repeat before a random draw is taken."""
 
 
 class OptunaProposer:
@@ -36,14 +39,22 @@ class OptunaProposer:
         self._directions = directions
         self._learned: dict[int, Any] = {}
 
-    def propose(self, number: int) -> Params | None:
-        """See `Proposer`."""
+    def propose(self, number: int, before: Sequence[Params] = ()) -> Params | None:
+        """See `Proposer`. Equal settings give equal results; where the sampler only repeats, a random draw is new."""
         if self.sweep.budget.trials is not None and number >= self.sweep.budget.trials:
             return None
         if number == 0:
             return base_params(self.sweep, self.base)
+        for attempt in range(MAX_REPEATS):
+            params = self._ask(number, attempt)
+            if params not in before:
+                return params
+        return next((params for params in draws(self.sweep, self.base) if params not in before), None)
+
+    def _ask(self, number: int, attempt: int) -> Params:
         startup = self.sweep.searcher.startup_trials if isinstance(self.sweep.searcher, OptunaSearch) else 8
-        seed = int(np.random.SeedSequence([self.sweep.seed, number]).generate_state(1)[0])
+        parts = [self.sweep.seed, number] if attempt == 0 else [self.sweep.seed, number, attempt]
+        seed = int(np.random.SeedSequence(parts).generate_state(1)[0])
         study = self.study()
         with warnings.catch_warnings():  # grouping is marked experimental; it is what makes conditions work
             warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)

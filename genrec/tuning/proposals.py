@@ -20,8 +20,8 @@ class Outcome:
 class Proposer(Protocol):
     """Gives the settings of trial 0, 1, ... in this order."""
 
-    def propose(self, number: int) -> Params | None:
-        """The settings of a trial; None when there are no more."""
+    def propose(self, number: int, before: Sequence[Params] = ()) -> Params | None:
+        """The settings of a trial, which are none of those of the trials `before`; None when there are no more."""
         ...
 
     def learn(self, number: int, outcome: Outcome) -> None:
@@ -35,8 +35,8 @@ class ListedProposer:
     def __init__(self, listed: Sequence[Params]) -> None:
         self.listed = listed
 
-    def propose(self, number: int) -> Params | None:
-        """See `Proposer`."""
+    def propose(self, number: int, before: Sequence[Params] = ()) -> Params | None:
+        """See `Proposer`; what is listed is proposed as it is."""
         return dict(self.listed[number]) if number < len(self.listed) else None
 
     def learn(self, number: int, outcome: Outcome) -> None:

@@ -58,7 +58,11 @@ def scheduler_of(sweep: SweepConfig, base: ExperimentConfig) -> TrialScheduler:
 
 
 def remind(scheduler: TrialScheduler, trials: Sequence[Trial]) -> None:
-    """Tells a scheduler of trials that were done before this start, in its own words, so that it compares with them."""
+    """Tells a scheduler of trials that were done before this start, in its own words, so that it compares with them.
+
+    Successive halving is told all of a trial: it hears them in another order now, and would have stopped others. The
+    median rule takes nothing of a trial after it has said stop.
+    """
     if type(scheduler) is FIFOScheduler or isinstance(scheduler, PopulationBasedTraining):
         return  # the one compares nothing; of a population, those that are done are no part any more
     controller = SimpleNamespace(get_live_trials=list)
@@ -68,7 +72,8 @@ def remind(scheduler: TrialScheduler, trials: Sequence[Trial]) -> None:
         stand_in = _StandIn(f"before-{trial.id}")
         scheduler.on_trial_add(controller, stand_in)
         for entry in trial.progress.history:
-            if scheduler.on_trial_result(controller, stand_in, dict(entry)) == TrialScheduler.STOP:
+            decision = scheduler.on_trial_result(controller, stand_in, dict(entry))
+            if decision == TrialScheduler.STOP and isinstance(scheduler, MedianStoppingRule):
                 break
         scheduler.on_trial_complete(controller, stand_in, dict(entry))
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from genrec.errors import DataError
 from genrec.run_dir import write_atomically
 from genrec.tuning.space import Params
 
@@ -104,7 +105,7 @@ class Sweep:
     seed: int
     spec: dict[str, Any]
     base: dict[str, Any]
-    state: Literal["running", "finished", "out of budget"] = "running"
+    state: Literal["running", "finished", "out of budget", "interrupted"] = "running"
     reason: str | None = None
     spans: list[list[float]] = field(default_factory=list)
     """Unix times of the begin and the end of every start of the command."""
@@ -180,12 +181,18 @@ def write_sweep(folder: SweepDir, sweep: Sweep) -> None:
 
 
 def read_sweep(folder: SweepDir) -> Sweep | None:
-    """The sweep in a folder; None where there is none yet."""
+    """The sweep in a folder; None where there is none yet. Raises DataError when it cannot be read."""
     if not folder.record_path.is_file():
         return None
-    values = json.loads(folder.record_path.read_text(encoding="utf-8"))
-    trials = [Trial(**{**entry, "progress": Progress(**entry["progress"])}) for entry in values.pop("trials")]
-    return Sweep(**values, trials=trials)
+    try:
+        values = json.loads(folder.record_path.read_text(encoding="utf-8"))
+        trials = [Trial(**{**entry, "progress": Progress(**entry["progress"])}) for entry in values.pop("trials")]
+        return Sweep(**values, trials=trials)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{folder.record_path} is damaged, or of another version of genrec ({' '.join(str(error).split())}); start "
+            "the sweep over with --fresh, or under another name."
+        ) from error
 
 
 def write_progress(path: Path, progress: Progress) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from genrec.run_dir import RunDir, read_metrics
@@ -15,7 +15,8 @@ from genrec.tuning.records import Progress, Trial
 def history_of(lines: Sequence[dict[str, Any]], num_parameters: int | None) -> list[dict[str, float]]:
     """One entry for every validation of a run, by step; of a step validated twice, the second.
 
-    `loss` is the mean of the train lines since the validation before, and `events_per_s` their median.
+    `loss` is the mean of the train lines since the validation before, and `events_per_s` their median; where there are
+    no lines, those of the validation before, and none at the first.
     """
     entries: dict[int, dict[str, float]] = {}
     losses: list[float] = []
@@ -27,8 +28,10 @@ def history_of(lines: Sequence[dict[str, Any]], num_parameters: int | None) -> l
         elif line.get("kind") == "validation":
             entry = {"step": line["step"], "epoch": line["epoch"], "elapsed_s": line["elapsed_s"], **line["metrics"]}
             before = next(reversed(entries.values()), {})
-            entry[LOSS] = sum(losses) / len(losses) if losses else before.get(LOSS, math.nan)
-            entry[SPEED] = median(speeds) if speeds else before.get(SPEED, math.nan)
+            for name, value in ((LOSS, mean(losses) if losses else None), (SPEED, median(speeds) if speeds else None)):
+                value = before.get(name) if value is None else value
+                if value is not None:
+                    entry[name] = value
             if num_parameters is not None:
                 entry[SIZE] = num_parameters
             entries[line["step"]] = entry
@@ -75,6 +78,11 @@ def problem_with(history: Sequence[dict[str, float]], metrics: Sequence[str]) ->
         return None
     newest = history[-1]
     for name in metrics:
+        if name not in newest and name in (LOSS, SPEED):
+            return (
+                f"No log line came before the validation at step {newest['step']:.0f}, so {name} is not known there; "
+                "lower train.log_every_steps."
+            )
         if name not in newest:
             known = ", ".join(key for key in newest if key not in ("step", "epoch", "elapsed_s"))
             return f"The trial reports no metric {name}, only {known}; choose one of these as `metric`."
@@ -103,7 +111,10 @@ def take_results(trial: Trial, run: Path, metric: str, mode: str) -> None:
         return
     evaluation = json.loads(evaluation_path.read_text(encoding="utf-8"))
     validation = evaluation.get("validation", {})
-    trial.intervals = {name: list(pair) for name, pair in (validation.get("intervals") or {}).items()}
+    intervals = validation.get("intervals") or {}
+    # The run may have kept another model than the sweep ranks it by; then they are not the intervals of this value.
+    same = trial.best is not None and validation.get("best_step", trial.best["step"]) == trial.best["step"]
+    trial.intervals = {name: list(pair) for name, pair in intervals.items()} if same else {}
     trial.test = evaluation.get("test", {}).get("metrics", {})
 
 

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError, RunError
+from genrec.tuning.best import BASE, write_best
 from genrec.tuning.config import BudgetConfig, GridSearch, NoScheduler, SweepConfig
 from genrec.tuning.director import ranking
-from genrec.tuning.records import Sweep, SweepDir, Trial, read_sweep, write_sweep
+from genrec.tuning.records import Sweep, SweepDir, Trial, read_sweep
 from genrec.tuning.space import Params
-from genrec.tuning.sweep import Show, Told, run_listed
+from genrec.tuning.sweep import Show, Told, alone, keep_spec, run_listed
 
 FIRST_FRESH_SEED = 1_000
 """Added to the base's seed: far from those that a search over `seed` would name."""
-
-BASE = "base"
 
 
 def retrain_best(
@@ -31,14 +30,29 @@ def retrain_best(
 ) -> Sweep:
     """Trains the `number` best configs of a sweep, and the base, with fresh seeds; goes on where it was killed.
 
-    Raises RunError when the sweep is not finished, ConfigError when it has no trial with a value.
+    Raises RunError when the sweep is not finished, is another one than the file says, or is being run by another
+    command; ConfigError when it has no trial with a value.
     """
     folder = SweepDir(spec.root)
+    if not folder.record_path.is_file():
+        raise _not_ended(folder)
+    with alone(folder):
+        return _retrain(folder, spec, base, manifest, (number, num_seeds), tell)
+
+
+def _retrain(
+    folder: SweepDir,
+    spec: SweepConfig,
+    base: ExperimentConfig,
+    manifest: Manifest,
+    wanted: tuple[int, int],
+    tell: tuple[Show, Told],
+) -> Sweep:
+    number, num_seeds = wanted
     sweep = read_sweep(folder)
     if sweep is None or sweep.state == "running":
-        raise RunError(
-            f"The sweep in {folder.root} has not come to its end; run `genrec tune` without --retrain-best first."
-        )
+        raise _not_ended(folder)
+    keep_spec(folder, spec, base)  # a base that has changed since is not what the sweep chose with
     chosen = ranking(sweep.trials, spec.metrics[0], spec.modes[0])[:number]
     if not chosen:
         raise ConfigError(f"No trial of the sweep in {folder.root} has a value, so there is no best to train again.")
@@ -54,12 +68,9 @@ def retrain_best(
             ),
         }
     )
-    known = read_sweep(retrained)
-    _refuse_another(retrained, known, listed)
-    done = run_listed(retrained, plain, base, manifest, [params for _, params in listed], tell)
-    for trial, (group, _) in zip(done.trials, listed, strict=True):
-        trial.group = group
-    write_sweep(retrained, done)
+    _refuse_another(retrained, read_sweep(retrained), listed)
+    done = run_listed(retrained, plain, base, manifest, listed, tell)
+    write_best(folder, spec, base, sweep)
     return done
 
 
@@ -68,12 +79,18 @@ def listed_trials(
 ) -> list[tuple[str, Params]]:
     """(group, settings) of every training: the base first, then the chosen trials, each with all seeds.
 
-    The base comes once, also when it is one of the chosen.
+    The base comes once, also when it is one of the chosen: trial 0 is the base, until it takes over a checkpoint.
     """
     groups: list[tuple[str, Params]] = [(BASE, {})]
-    groups += [(trial.id, trial.settings) for trial in chosen]
+    groups += [(trial.id, trial.settings) for trial in chosen if trial.number or trial.progress.life]
     seeds = [base.seed + FIRST_FRESH_SEED + place for place in range(num_seeds)]
     return [(group, {**params, "seed": seed}) for group, params in groups for seed in seeds]
+
+
+def _not_ended(folder: SweepDir) -> RunError:
+    return RunError(
+        f"The sweep in {folder.root} has not come to its end; run `genrec tune` without --retrain-best first."
+    )
 
 
 def _refuse_another(folder: SweepDir, known: Sweep | None, listed: Sequence[tuple[str, Params]]) -> None:

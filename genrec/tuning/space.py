@@ -19,6 +19,9 @@ Params = dict[str, Any]
 
 MAX_GRID = 10_000
 
+MAX_DRAWS = 5_000
+"""Random draws among which a setting must be searched once, or else its condition counts as one that never holds."""
+
 
 def value_of(values: Mapping[str, Any], key: str) -> Any:
     """`section.field` of nested dictionaries; None where there is no such setting."""
@@ -167,11 +170,7 @@ def check_space(sweep: SweepConfig, base: Mapping[str, Any], num_draws: int = 64
                     f"space.{key}.when names {condition}, which must be a setting of the base config, or one of the "
                     "space that stands before it; put it there."
                 )
-    samples = (
-        grid(sweep, base)[:1_000]
-        if sweep.searcher.name == "grid"
-        else list(itertools.islice(draws(sweep, base), num_draws))
-    )
+    samples = _samples(sweep, base, num_draws)
     failed: dict[str, Params] = {}
     works: set[str] = set()
     for params in samples:
@@ -181,15 +180,33 @@ def check_space(sweep: SweepConfig, base: Mapping[str, Any], num_draws: int = 64
         except ConfigError:
             for key in params:
                 failed.setdefault(key, params)
-    for key, params in failed.items():
-        if key not in works:
-            _blame(sweep, base, key, params)
+    hopeless = [key for key in failed if key not in works]
+    for key in hopeless:
+        _blame(sweep, base, key, failed[key])
+    for key in hopeless:  # each is good by itself: what they are together with is not
+        _blame_together(base, key, failed[key])
     silent = [key for key in sweep.space if key not in works]
     if silent:
         raise ConfigError(
-            f"space.{silent[0]} is never searched: its `when` holds in none of {len(samples)} trials; mend the "
+            f"space.{silent[0]} is never searched: its `when` holds in no trial that was drawn; mend the "
             "condition, or leave the setting out."
         )
+
+
+def _samples(sweep: SweepConfig, base: Mapping[str, Any], num_draws: int) -> list[Params]:
+    """Trials that show what the space can give; for a setting that is rarely searched, the first that searches it."""
+    if sweep.searcher.name == "grid":
+        everything = grid(sweep, base)
+        found, rest = everything[:1_000], iter(everything[1_000:])
+    else:
+        drawn = itertools.islice(draws(sweep, base), MAX_DRAWS)
+        found, rest = list(itertools.islice(drawn, num_draws)), drawn
+    missing = set(sweep.space).difference(*found)
+    while missing and (params := next(rest, None)) is not None:
+        if missing & params.keys():
+            found.append(params)
+            missing -= params.keys()
+    return found
 
 
 def _blame(sweep: SweepConfig, base: Mapping[str, Any], key: str, params: Params) -> None:
@@ -199,3 +216,14 @@ def _blame(sweep: SweepConfig, base: Mapping[str, Any], key: str, params: Params
         config_with(base, alone, "a trial")
     except ConfigError as error:
         raise ConfigError(f"space.{key} cannot be used in any trial: {' '.join(str(error).split())}") from error
+
+
+def _blame_together(base: Mapping[str, Any], key: str, params: Params) -> None:
+    """Raises ConfigError with what is wrong with a trial whose settings are good one by one."""
+    try:
+        config_with(base, params, "a trial")
+    except ConfigError as error:
+        raise ConfigError(
+            f"space.{key} cannot be used in any trial that was tried, because of the settings beside it: "
+            f"{' '.join(str(error).split())}"
+        ) from error

@@ -13,13 +13,14 @@ from genrec.config import ExperimentConfig
 from genrec.config_errors import read_yaml
 from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError, RunError
-from genrec.run_dir import value_differences, write_atomically
-from genrec.tuning.config import SweepConfig
+from genrec.run_dir import RunDir, load_saved_config, value_differences, write_atomically
+from genrec.tuning.best import write_best
+from genrec.tuning.config import NoScheduler, PbtScheduler, SweepConfig
 from genrec.tuning.director import Director
 from genrec.tuning.handoff import check_mutable
-from genrec.tuning.proposals import ListedProposer, Proposer, proposer_of
+from genrec.tuning.proposals import ListedProposer, proposer_of
 from genrec.tuning.records import Sweep, SweepDir, Trial, read_sweep
-from genrec.tuning.space import Params, check_space, config_with
+from genrec.tuning.space import Params, check_space
 
 MAY_CHANGE = ("budget", "max_concurrent", "sweeps_dir")
 """What a sweep may change when it goes on: nothing that decides what a trial is."""
@@ -34,6 +35,7 @@ Told = Callable[[Trial], None]
 def check_sweep(spec: SweepConfig, base: ExperimentConfig) -> None:
     """Raises ConfigError with what is wrong with a sweep, before anything starts."""
     check_space(spec, base.model_dump(mode="json"))
+    _check_rungs(spec, base)
     if spec.scheduler.name != "pbt":
         return
     check_mutable(list(spec.space))
@@ -49,6 +51,22 @@ def check_sweep(spec: SweepConfig, base: ExperimentConfig) -> None:
         )
 
 
+def _check_rungs(spec: SweepConfig, base: ExperimentConfig) -> None:
+    """Raises ConfigError when a scheduler would first look at trials when they have ended."""
+    chosen, epochs = spec.scheduler, base.train.max_epochs
+    name = "interval_epochs" if isinstance(chosen, PbtScheduler) else "grace_epochs"
+    first = None if isinstance(chosen, NoScheduler) else getattr(chosen, name)
+    if first is None or epochs is None or "train.max_epochs" in spec.space:
+        return
+    first = max(first, base.train.evaluate_every_epochs)
+    if first >= epochs:
+        raise ConfigError(
+            f"scheduler {chosen.name} first compares trials after {first:g} epochs (scheduler.{name}, or "
+            f"train.evaluate_every_epochs where that is more), and they end after train.max_epochs ({epochs}), so it "
+            "would never change anything; lower the one, raise the other, or use scheduler: {name: none}."
+        )
+
+
 def tune(
     spec: SweepConfig, base: ExperimentConfig, manifest: Manifest, show: Show, told: Told, *, fresh: bool = False
 ) -> Sweep:
@@ -59,10 +77,10 @@ def tune(
     """
     folder = SweepDir(spec.root)
     check_sweep(spec, base)
-    with _alone(folder):
-        if fresh:
+    with alone(folder):
+        if fresh or _deleting(folder).exists():
             _delete(folder)
-        _keep_spec(folder, spec, base)
+        keep_spec(folder, spec, base)
         return _run(folder, spec, base, manifest, (show, told), None)
 
 
@@ -71,12 +89,12 @@ def run_listed(
     spec: SweepConfig,
     base: ExperimentConfig,
     manifest: Manifest,
-    listed: Sequence[Params],
+    listed: Sequence[tuple[str, Params]],
     tell: tuple[Show, Told],
 ) -> Sweep:
-    """Runs a list of trials in a folder of its own, each to its end."""
-    with _alone(folder):
-        return _run(folder, spec, base, manifest, tell, ListedProposer(listed))
+    """Runs a list of trials, (group, settings) each, in a folder of its own, each to its end."""
+    folder.root.mkdir(parents=True, exist_ok=True)
+    return _run(folder, spec, base, manifest, tell, listed)
 
 
 def _run(
@@ -85,7 +103,7 @@ def _run(
     base: ExperimentConfig,
     manifest: Manifest,
     tell: tuple[Show, Told],
-    proposer: Proposer | None,
+    listed: Sequence[tuple[str, Params]] | None,
 ) -> Sweep:
     from genrec.cluster.ray_train import worker_environment
     from genrec.cluster.resources import check_resources
@@ -99,7 +117,7 @@ def _run(
     if not any(key.startswith(("cluster.", "evaluation.validation")) for key in spec.space):
         check_resources(base)
     whole = base_of_trials(spec, base)
-    director = director_of(spec, base, manifest, check_resources, folder=folder, proposer=proposer)
+    director = director_of(spec, base, manifest, check_resources, folder=folder, listed=listed)
     sweep = director.sweep
     director.on_change = tell[1]
     job = TrialJob(
@@ -123,9 +141,12 @@ def director_of(
     check_cluster: Callable[[ExperimentConfig], None],
     *,
     folder: SweepDir,
-    proposer: Proposer | None = None,
+    listed: Sequence[tuple[str, Params]] | None = None,
 ) -> Director:
-    """What keeps the books of a sweep: those in its folder, or new ones. `proposer` replaces the one of its config."""
+    """What keeps the books of a sweep: those in its folder, or new ones.
+
+    `listed`, (group, settings) of every trial, replaces what its config would propose.
+    """
     from genrec.tuning.admission import Gate
 
     values = base_of_trials(spec, base).model_dump(mode="json")
@@ -139,7 +160,10 @@ def director_of(
     )
     sweep.spec = spec.model_dump(mode="json")
     gate = Gate(folder, values, manifest, check_cluster)
-    return Director(folder, spec, sweep, gate, proposer or proposer_of(spec, values))
+    if listed is None:
+        return Director(folder, spec, sweep, gate, proposer_of(spec, values))
+    groups, params = [group for group, _ in listed], [params for _, params in listed]
+    return Director(folder, spec, sweep, gate, ListedProposer(params), groups)
 
 
 def base_of_trials(spec: SweepConfig, base: ExperimentConfig) -> ExperimentConfig:
@@ -156,35 +180,21 @@ def base_of_trials(spec: SweepConfig, base: ExperimentConfig) -> ExperimentConfi
     return whole.model_copy(update={"train": train, "tracking": tracking})
 
 
-def best_config(spec: SweepConfig, base: ExperimentConfig, params: Params) -> ExperimentConfig:
-    """The config of a trial as a run of its own."""
-    values = {**base.model_dump(mode="json"), "name": f"{spec.name}-best"}
-    return config_with(values, params, "the best trial")
-
-
 def _finish(director: Director, base: ExperimentConfig) -> None:
     """Importances, best.yaml, and the checkpoints that only a hand-off needed."""
     from genrec.tuning.optuna_proposer import importances
 
     sweep, spec, folder = director.sweep, director.spec, director.folder
+    if director.groups is not None:  # a retraining: nothing is searched, and the sweep's own best.yaml tells of it
+        return
     sweep.importances = importances(spec, director.outcomes())
     director.save()
     if spec.scheduler.name == "pbt":
         _prune(folder, sweep, base.train.keep_checkpoints)
-    if sweep.best is None:
-        return
-    trial = sweep.trials[sweep.best]
-    text = yaml.safe_dump(best_config(spec, base, trial.settings).model_dump(mode="json"), sort_keys=False)
-    assert trial.best is not None
-    head = (
-        f"# genrec train {folder.best_path}\n#\n# Trial {trial.id} of sweep {spec.name}: "
-        f"{spec.metrics[0]} {trial.best[spec.metrics[0]]:.6g} on validation, the best of {len(sweep.trials)} trials.\n"
-    )
-    write_atomically(folder.best_path, head + text)
+    write_best(folder, spec, base, sweep)
 
 
 def _prune(folder: SweepDir, sweep: Sweep, keep: int) -> None:
-    from genrec.run_dir import RunDir
     from genrec.training.checkpoint import prune_checkpoints
     from genrec.training.checkpoint_store import CheckpointStore
 
@@ -205,7 +215,7 @@ def _check_some_ran(sweep: Sweep) -> None:
 
 
 @contextmanager
-def _alone(folder: SweepDir) -> Iterator[None]:
+def alone(folder: SweepDir) -> Iterator[None]:
     """Holds the sweep's lock, which ends with this process; raises RunError when another command has it."""
     folder.root.mkdir(parents=True, exist_ok=True)
     with (folder.root / "lock").open("w") as handle:
@@ -218,17 +228,40 @@ def _alone(folder: SweepDir) -> Iterator[None]:
         yield
 
 
+def _deleting(folder: SweepDir) -> Path:
+    """Stands in a sweep's folder while it is being deleted: what a kill has left of it is no sweep."""
+    return folder.root / "deleting"
+
+
 def _delete(folder: SweepDir) -> None:
+    """Deletes what is in a sweep's folder, and checkpoints that its trials keep elsewhere (`train.checkpoint_dir`)."""
+    mark = _deleting(folder)
+    mark.touch()
+    for trials in (folder.trials_path, SweepDir(folder.retrained_path).trials_path):
+        for path in trials.iterdir() if trials.is_dir() else ():
+            _delete_checkpoints(RunDir(path))
     for path in folder.root.iterdir():
-        if path.name == "lock":
+        if path.name in ("lock", mark.name):
             continue
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
+    mark.unlink()
 
 
-def _keep_spec(folder: SweepDir, spec: SweepConfig, base: ExperimentConfig) -> None:
+def _delete_checkpoints(run: RunDir) -> None:
+    from genrec.training.checkpoint import STATE_FILE
+    from genrec.training.checkpoint_store import store_of
+
+    if not run.config_path.is_file():
+        return
+    store = store_of(load_saved_config(run.config_path), run)
+    for name in store.names():
+        store.delete(name, first=STATE_FILE)
+
+
+def keep_spec(folder: SweepDir, spec: SweepConfig, base: ExperimentConfig) -> None:
     """Writes the sweep down at its first start; raises RunError when it is another one now."""
     values: dict[str, Any] = {"sweep": spec.model_dump(mode="json"), "base": base.model_dump(mode="json")}
     if not folder.spec_path.is_file():

@@ -97,6 +97,23 @@ def test_a_retraining_shows_the_winners_curse(folder) -> None:
     assert "With fresh seeds" in write_sweep_report(folder).read_text(encoding="utf-8")
 
 
+def test_where_the_base_is_the_best_the_verdict_says_so(folder) -> None:
+    write_sweep_json(folder / "retrained", [trial(n, {"seed": n}, 0.1, group="base") for n in range(2)])
+    assert "No trial was better than the base config, which reaches 0.1000" in sweep_sections.verdict(
+        read_record(folder)
+    )
+
+
+def test_the_pairs_of_the_three_most_important_settings_are_drawn(tmp_path) -> None:
+    trials = [trial(n, {"a.w": n % 3, "b.x": n, "c.y": n % 2, "d.z": -n}, 0.1 * n) for n in range(6)]
+    importances = {"b.x": 0.5, "d.z": 0.3, "a.w": 0.15, "c.y": 0.05}
+    titles = [
+        chart.title for chart in sweep_charts(read_record(write_sweep_json(tmp_path, trials, importances=importances)))
+    ]
+    assert [title for title in titles if " and " in title] == ["b.x and d.z", "b.x and a.w", "d.z and a.w"]
+    Page(write_sweep_report(tmp_path).read_text(encoding="utf-8"))
+
+
 def test_overlapping_intervals_are_called_that(folder) -> None:
     runs = [
         trial(n, {"seed": n}, value, group=group)
@@ -125,6 +142,13 @@ def test_a_power_law_is_found_again() -> None:
         assert high - low < 0.02
     assert law.loss({"parameters": 1e6, "tokens": 1e8}) == pytest.approx(30 * 1e6**-0.07 * 1e8**-0.09, rel=0.02)
     assert law.r_squared > 0.99
+    middle = {"parameters": 10**6.5, "tokens": 1e8}  # where the band is t * s / sqrt(n), and nowhere narrower
+    points = zip(parameters.ravel(), tokens.ravel(), noisy.ravel(), strict=True)
+    residuals = [np.log(loss / law.loss({"parameters": size, "tokens": seen})) for size, seen, loss in points]
+    half = 2.262 * np.sqrt(np.square(residuals).sum() / 9 / 12)  # 12 points, 9 degrees of freedom
+    assert law.band(middle) == pytest.approx([law.loss(middle) * np.exp(-half), law.loss(middle) * np.exp(half)])
+    far = law.band({**middle, "parameters": 1e12})
+    assert np.log(far[1] / far[0]) > 4 * half
 
 
 def test_a_power_law_over_what_varies_and_none_without_enough_points() -> None:
@@ -142,7 +166,9 @@ def test_a_scaling_sweep_shows_its_law(tmp_path) -> None:
         made.best["loss"] = 10 * size**-0.1
         trials.append(made)
     folder = write_sweep_json(tmp_path, trials, metrics=["loss"], modes=["min"])
-    law, _ = power_law(read_record(folder))
+    record = read_record(folder)
+    assert "Loss while training" not in [chart.title for chart in sweep_charts(record)]  # one validation is no curve
+    law, _ = power_law(record)
     assert law.exponents["parameters"][0] == pytest.approx(-0.1)
     assert "exponent -0.100" in write_sweep_report(folder).read_text(encoding="utf-8")
     assert json.loads((folder / "sweep.json").read_text())["metrics"] == ["loss"]

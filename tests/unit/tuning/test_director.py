@@ -5,7 +5,7 @@ import time
 import pytest
 from tiny_sweep import director_of, finish, loaded, validation
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, DataError
 from genrec.tuning.records import Progress, read_sweep, write_progress
 
 
@@ -72,6 +72,93 @@ def test_doomed_trials_are_rejected_with_their_reason_and_never_start(tmp_path, 
     assert started == [1, 1, 2]  # the base first, whose micro-batches are others
     rejected = [trial for trial in director.sweep.trials if trial.state == "rejected"]
     assert [(trial.params["cluster.workers"], trial.reason) for trial in rejected] == [(4, "too many workers.")]
+
+
+def test_what_does_not_fit_into_memory_or_has_no_data_is_rejected(tmp_path, base, monkeypatch) -> None:
+    """The planner's own word, and a file that a trial's setting names and nobody has made."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    space = {"model.dim": {"choice": [2_000_000, 16]}}
+    director = director_of(*loaded(tmp_path, base, space=space, searcher={"name": "grid"}, budget={}))
+    director.next_trial()
+    assert director.next_trial().params == {"model.dim": 16}
+    assert director.sweep.trials[1].state == "rejected"
+    assert "memory" in director.sweep.trials[1].reason
+
+    def absent(_) -> None:
+        raise DataError("the codes are not there.")
+
+    director = director_of(*loaded(tmp_path, base, name="absent"), cluster=absent)
+    assert director.next_trial() is None
+    assert {trial.reason for trial in director.sweep.trials} == {"the codes are not there."}
+
+
+def test_many_rejected_trials_do_not_end_a_sweep_in_which_some_can_run(tmp_path, base, monkeypatch) -> None:
+    monkeypatch.setattr("genrec.tuning.director.MAX_REJECTED", 3)
+
+    def small(config) -> None:
+        if 1 < config.optimizer.warmup_steps < 7:
+            raise ConfigError("not this one.")
+
+    space = {"optimizer.warmup_steps": {"integer": [1, 8]}}
+    settings = {"space": space, "searcher": {"name": "grid"}, "budget": {}}
+    director = director_of(*loaded(tmp_path, base, **settings), cluster=small)
+    while (trial := director.next_trial()) is not None:
+        finish(director, trial, 0.1)
+    director.close()
+    states = [trial.state for trial in director.sweep.trials]
+    assert (states.count("rejected"), states[-1], len(states), director.sweep.state) == (5, "finished", 9, "finished")
+
+    def none(_) -> None:
+        raise ConfigError("too small.")
+
+    hopeless = director_of(*loaded(tmp_path, base, name="hopeless", **settings), cluster=none)
+    assert hopeless.next_trial() is None
+    assert len(hopeless.sweep.trials) == 3
+
+
+def test_an_interrupted_sweep_is_called_that_and_goes_on(tmp_path, base) -> None:
+    director = director_of(*loaded(tmp_path, base))
+    finish(director, director.next_trial(), 0.1)
+    director.close()  # between two trials
+    assert (director.sweep.state, director.sweep.reason) == ("interrupted", "the command was interrupted")
+    director = director_of(*loaded(tmp_path, base))
+    running = director.next_trial()
+    director.close()
+    assert (running.state, running.reason) == ("cut", "the command was interrupted")
+    assert director.sweep.state == "interrupted"
+    assert director_of(*loaded(tmp_path, base)).next_trial().number == running.number
+
+
+def test_more_retries_later_are_for_trials_that_had_too_few(tmp_path, base) -> None:
+    director = director_of(*loaded(tmp_path, base, budget={"trials": 2, "retries": 0}))
+    crashed, wrong = director.next_trial(), director.next_trial()
+    write_progress(director.folder.progress_path(crashed.id), Progress(attempts=1))
+    director.ended(crashed, "its process ended")
+    finish(director, wrong, outcome="failed", error="loss is nan", attempts=1)
+    again = director_of(*loaded(tmp_path, base, budget={"trials": 2, "retries": 0}))
+    assert again.next_trial() is None
+    more = director_of(*loaded(tmp_path, base, budget={"trials": 2, "retries": 1}))
+    assert more.next_trial().number == crashed.number
+    assert more.next_trial() is None
+    assert more.sweep.trials[1].state == "failed"
+
+
+def test_fewer_trials_later_cut_those_that_are_not_done(tmp_path, base) -> None:
+    director = director_of(*loaded(tmp_path, base))
+    finish(director, director.next_trial(), 0.1)
+    director.next_trial()
+    director.next_trial()
+    fewer = director_of(*loaded(tmp_path, base, budget={"trials": 2}))
+    assert fewer.next_trial().number == 1
+    assert fewer.next_trial() is None
+    assert (fewer.sweep.trials[2].state, fewer.sweep.trials[2].reason) == ("cut", "budget.trials (2) is used up")
+
+
+def test_a_price_that_is_given_later_counts_for_all_trials(tmp_path, base) -> None:
+    director = director_of(*loaded(tmp_path, base))
+    finish(director, director.next_trial(), 0.1, worker_seconds=3_600.0)
+    priced = director_of(*loaded(tmp_path, base, budget={"trials": 4, "price_per_worker_hour": 2.0}))
+    assert priced.sweep.trials[0].price == pytest.approx(2.0)
 
 
 def test_a_trial_without_an_outcome_was_stopped_and_one_with_an_error_has_failed(tmp_path, base) -> None:

@@ -57,6 +57,18 @@ def test_several_metrics_and_conditions(tmp_path, base) -> None:
     assert proposer.propose(20) is None
 
 
+def test_it_never_proposes_the_same_twice_and_a_small_space_ends(tmp_path, base) -> None:
+    space = {"model.num_layers": {"choice": [1, 2, 3]}, "model.num_heads": {"choice": [1, 2, 4]}}
+    spec, values = searched(tmp_path, base, space=space, budget={"trials": 40})
+    proposer = OptunaProposer(spec, values)
+    before: list[dict] = []
+    while (params := proposer.propose(len(before), before)) is not None:
+        assert params not in before
+        proposer.learn(len(before), Outcome(params, (0.1 * params["model.num_layers"],)))
+        before.append(params)
+    assert len(before) == 9
+
+
 def test_importance_finds_the_setting_that_decides(tmp_path, base) -> None:
     spec, values = searched(tmp_path, base, budget={"trials": 60})
     proposer = OptunaProposer(spec, values)

@@ -40,6 +40,14 @@ def test_trials_of_an_earlier_start_are_compared_with(tmp_path, base, chosen) ->
     assert decisions(reminded, "good", 0.9, 0.9) == ["CONTINUE", "CONTINUE"]
 
 
+def test_successive_halving_is_told_all_of_a_trial_that_it_would_have_stopped(tmp_path, base) -> None:
+    """Trial 1 came first, and passed; replayed after trial 0 it would stop, and its second rung be forgotten."""
+    spec, loaded_base = loaded(tmp_path, base, scheduler={"name": "asha", "reduction": 2})
+    scheduler = scheduler_of(spec, loaded_base)
+    remind(scheduler, [ran(0, 0.90, 0.90), ran(1, 0.10, 0.95)])
+    assert decisions(scheduler, "new", 0.92, 0.92) == ["CONTINUE", "STOP"]
+
+
 def test_less_is_better_where_the_metric_says_so(tmp_path, base) -> None:
     spec, loaded_base = loaded(tmp_path, base, scheduler={"name": "asha", "reduction": 2}, metric="loss")
     scheduler = scheduler_of(spec, loaded_base)

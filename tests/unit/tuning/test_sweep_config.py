@@ -5,6 +5,7 @@ from tiny_sweep import loaded, write_sweep_file
 
 from genrec.errors import ConfigError
 from genrec.tuning.config import load_sweep
+from genrec.tuning.space import draw
 from genrec.tuning.sweep import check_sweep
 
 
@@ -37,6 +38,15 @@ def test_what_is_fixed_is_in_the_base(tmp_path, base) -> None:
         ({"budget": {}}, "budget.trials is required with searcher random"),
         ({"scheduler": {"name": "pbt"}, "searcher": {"name": "grid"}}, "scheduler pbt draws its population at random"),
         ({"metric": ["ndcg@10", "hr@10"], "scheduler": {"name": "asha"}}, "several metrics .* have no one order"),
+        (
+            {"metric": ["ndcg@10", "hr@10"], "searcher": {"name": "optuna"}, "scheduler": {"name": "asha"}},
+            "several metrics .* have no one order",
+        ),
+        ({"space": {"evaluation.filter_seen": {"choice": [True, False]}}}, "cannot search evaluation.filter_seen"),
+        ({"space": {"evaluation": {"choice": [{"ks": [10]}]}}}, "cannot search evaluation.ks"),
+        ({"space": {"train": {"choice": [{"max_epochs": 2}]}}}, "cannot search train.start_from"),
+        ({"space": {"optimizer.lr": {"choice": [0.1, 0.2, 0.1]}}}, "has a value twice"),
+        ({"space": {"optimizer.lr": {"uniform": [0, float("inf")]}}}, "input should be a finite number"),
         ({"scheduler": {"name": "hyperband"}}, "'hyperband' is not known; one of asha, median, none, pbt"),
         ({"sapce": {}}, "sapce is not a known setting; did you mean space"),
         ({"fixed": {"model.dimm": 8}}, "model.dimm is not a known setting"),
@@ -79,6 +89,43 @@ def test_a_space_that_no_trial_can_use_is_refused(tmp_path, base, settings, sent
     spec, loaded_base = loaded(tmp_path, base, **settings)
     with pytest.raises(ConfigError, match=sentence):
         check_sweep(spec, loaded_base)
+
+
+def test_settings_that_are_good_one_by_one_and_not_together(tmp_path, base) -> None:
+    space = {"model.dim": {"choice": [9]}, "model.num_heads": {"choice": [2]}}
+    spec, loaded_base = loaded(tmp_path, base, space=space)
+    with pytest.raises(ConfigError, match=r"because of the settings beside it: .*must be divisible by num_heads"):
+        check_sweep(spec, loaded_base)
+
+
+def test_a_setting_that_is_rarely_searched_is_good(tmp_path, base) -> None:
+    space = {
+        "optimizer.warmup_steps": {"integer": [0, 499]},
+        "model.dropout": {"uniform": [0, 0.5], "when": {"optimizer.warmup_steps": 499}},
+    }
+    spec, loaded_base = loaded(tmp_path, base, space=space)
+    first = [draw(spec, number, {}) for number in range(64)]
+    assert not [params for params in first if "model.dropout" in params]
+    check_sweep(spec, loaded_base)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [{"name": "asha", "grace_epochs": 3}, {"name": "median", "grace_epochs": 4}, {"name": "pbt", "interval_epochs": 3}],
+)
+def test_a_scheduler_that_comes_too_late_is_refused(tmp_path, base, scheduler) -> None:
+    space = {"optimizer.lr": {"uniform": [0.1, 0.2]}}
+    spec, loaded_base = loaded(tmp_path, base, space=space, scheduler=scheduler)  # of 3 epochs
+    with pytest.raises(ConfigError, match=r"first compares trials after \d epochs .* end after train.max_epochs \(3\)"):
+        check_sweep(spec, loaded_base)
+
+
+def test_trials_keep_the_model_that_is_best_by_the_metric_of_the_sweep(tmp_path, base) -> None:
+    assert base.evaluation.metric == "ndcg@10"
+    assert loaded(tmp_path, base, metric="hr@5")[1].evaluation.metric == "hr@5"
+    assert loaded(tmp_path, base, metric="loss")[1].evaluation.metric == "ndcg@10"
+    fixed = {"evaluation.metric": "hr@1"}
+    assert loaded(tmp_path, base, metric="hr@5", fixed=fixed)[1].evaluation.metric == "hr@1"
 
 
 def test_the_unknown_setting_is_named_beside_good_ones(tmp_path, base) -> None:

@@ -1,10 +1,12 @@
 """A trial's history and costs, read from the lines of its run."""
 
+import json
 import math
 
 import pytest
 
-from genrec.tuning.results import best_entry, history_of, problem_with, trained_events
+from genrec.tuning.records import Progress, Trial
+from genrec.tuning.results import best_entry, history_of, problem_with, take_results, trained_events
 
 
 def train(step: int, loss: float, speed: float = 100.0) -> dict:
@@ -27,6 +29,25 @@ def test_a_history_has_one_entry_a_validation_with_the_loss_since_the_one_before
     first, second = history_of(lines, 7)
     assert (first["loss"], first["events_per_s"], first["num_parameters"]) == (3.0, 200.0, 7)
     assert (second["loss"], second["ndcg@10"], second["epoch"]) == (1.0, 0.2, 2.0)
+
+
+def test_a_validation_before_the_first_log_line_has_no_loss() -> None:
+    first, second = history_of([validated(10, 0.1), train(20, 1.0), validated(20, 0.2)], None)
+    assert "loss" not in first and "events_per_s" not in first
+    assert second["loss"] == 1.0
+    assert problem_with([first], ("ndcg@10",)) is None
+    for metric in ("loss", "events_per_s"):
+        assert "lower train.log_every_steps" in problem_with([first], (metric,))
+
+
+def test_an_interval_is_of_the_model_that_the_trial_is_ranked_by(tmp_path) -> None:
+    history = [{"step": 10.0, "epoch": 1.0, "ndcg@10": 0.3}, {"step": 20.0, "epoch": 2.0, "ndcg@10": 0.2}]
+    for best_step, known in ((10, {"ndcg@10": [0.2, 0.4]}), (20, {})):
+        evaluation = {"validation": {"best_step": best_step, "intervals": {"ndcg@10": [0.2, 0.4]}}}
+        (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+        trial = Trial(0, {}, "finished", progress=Progress(history=history))
+        take_results(trial, tmp_path, "ndcg@10", "max")
+        assert trial.intervals == known
 
 
 def test_a_step_that_a_restart_validated_again_counts_once() -> None:
