@@ -11,12 +11,14 @@ from genrec.bench.result import Result
 from genrec.reporting import formats, tables
 from genrec.reporting.bench_cases import is_training, reading, training_cases
 from genrec.reporting.bench_charts import training_charts
+from genrec.reporting.bench_scaling import loss_table, scalings
 from genrec.reporting.bench_summary import training_figures, training_summary
 from genrec.reporting.bench_tables import case_table, failed_table, medians_table, rows_table, step_table
 from genrec.reporting.bench_words import what_was_measured
 from genrec.reporting.document import Section
 from genrec.reporting.tables import Group, Row
 
+MAX_SCALINGS = 3  # settings whose loss is told by part
 MAX_NAMED = 3  # medians in the sentence of a benchmark of any kind
 
 
@@ -35,7 +37,10 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
     """What the result at `path` gives to a report; the ids of its sections begin with `prefix`."""
     training = is_training(result)
     cases = training_cases(result.rows) if training else []
-    found = [case_table(cases), step_table(cases), failed_table(cases)] if training else [rows_table(result.rows)]
+    lost = [loss_table(one) for one in scalings(cases)[:MAX_SCALINGS]]
+    found = (
+        [case_table(cases), *lost, step_table(cases), failed_table(cases)] if training else [rows_table(result.rows)]
+    )
     shown = [*found, None if training else medians_table(result.medians)]
     about = (
         *what_was_measured(result, cases),
