@@ -69,7 +69,7 @@ def plan_summary(plan: Plan, scaling: Scaling | None) -> Group:
     if pick is not None:
         parts.append(Text("\n".join(["Use it with:", *(f'  "{one}"' for one in pick.overrides)])))
     if scaling is not None:
-        parts.append(Text(scaling.breaks_first))
+        parts += [Text(said) for said in (scaling.limited_by, scaling.breaks_first) if said]
     return Group(*parts)
 
 
@@ -156,6 +156,7 @@ def plan_json(plan: Plan, scaling: Scaling | None) -> dict[str, Any]:
                 }
                 for point in scaling.points
             ],
+            "limited_by": scaling.limited_by,
             "breaks_first": scaling.breaks_first,
         },
     }

@@ -7,9 +7,17 @@ from genrec.config import ExperimentConfig, config_from_dict
 from genrec.config_workers import MAX_MICRO_BATCHES
 from genrec.planning.flops import StepFlops
 from genrec.planning.planner import Option, Plan
-from genrec.planning.step_time import StepTime, predict_step
+from genrec.planning.step_time import STREAM_EVENTS_PER_S, StepTime, predict_step
 
 MOST_NODES = 4_096
+
+LIMITS = {
+    "data": "reading data, which a worker waits for at {rate:,.0f} events a second; wider or deeper models hide it",
+    "optimizer": "the optimizer's update, which takes as long whatever a step holds; more events for each worker "
+    "(batch.tokens_per_step) share it out",
+    "overhead": "the fixed cost of micro-batches; fewer and larger ones (batch.micro_batches_per_step) share it out",
+}
+"""What may limit a step on any number of nodes, and the way out, by `StepTime.bottleneck`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +33,10 @@ class ScalePoint:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """The points, and a sentence on what breaks first."""
+    """The points, and two sentences: what limits one node already (empty: computing or communicating), what breaks first."""
 
     points: tuple[ScalePoint, ...]
+    limited_by: str
     breaks_first: str
 
 
@@ -39,7 +48,19 @@ def scaling_of(plan: Plan) -> Scaling | None:
     one = _time_on(plan, pick, 1)
     nodes = sorted({1, *(2**power for power in range(17) if 2**power <= plan.machine.nodes), plan.machine.nodes})
     points = tuple(_point(plan, pick, one, count) for count in nodes)
-    return Scaling(points, _breaks_first(plan, pick, one))
+    return Scaling(points, limit_sentence(one), _breaks_first(plan, pick, one))
+
+
+def limit_sentence(one: StepTime) -> str:
+    """What limits a step already on one node, where that is neither computing nor communicating; else nothing."""
+    limit = LIMITS.get(one.bottleneck)
+    if limit is None:
+        return ""
+    taken = getattr(one, one.bottleneck)
+    return (
+        f"On one node already most of a step ({1e3 * taken:,.0f} of {1e3 * one.total:,.0f} ms) is "
+        f"{limit.format(rate=STREAM_EVENTS_PER_S)}."
+    )
 
 
 def _point(plan: Plan, pick: Option, one: StepTime, nodes: int) -> ScalePoint:

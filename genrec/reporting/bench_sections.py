@@ -68,7 +68,7 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
         summary=tuple(summary),
         figures=tuple(training_figures(cases)) if training else (),
         sections=(main,),
-        alerts=tuple(busy_alert(result)),
+        alerts=(*busy_alert(result), *mixed_alert(result)),
         details=(environment,),
     )
 
@@ -122,6 +122,17 @@ def busy_alert(result: Result) -> list[str]:
             "little then, because other work took part of the cores; memory is not touched by that."
         ]
     return []
+
+
+def mixed_alert(result: Result) -> list[str]:
+    """A warning when the rows were measured on machines of several kinds, which Ray may choose among."""
+    kinds = sorted({str(row["machine"]) for row in result.rows if row.get("machine")})
+    if len(kinds) < 2:
+        return []
+    return [
+        f"The cases of {result.name} were measured on {len(kinds)} kinds of machines ({'; '.join(kinds)}): compare "
+        "speeds of one kind only."
+    ]
 
 
 def _generic_sentence(result: Result) -> str:

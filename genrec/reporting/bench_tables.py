@@ -93,10 +93,13 @@ def _memory_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
         missing = words(formats.MISSING)
         yield _Shown("Predicted", lambda case: _value(case, "predicted_bytes") if case.mode == "full" else missing)
         if _any(cases, "peak_bytes"):
-            yield _Shown("Error of it", lambda case: _error(case) if case.mode == "full" else missing)
+            yield _Shown("Error of it", lambda case: _error(case, "bytes") if case.mode == "full" else missing)
     for key, title in (("weights_bytes", "Weights kept"), ("optimizer_bytes", "Optimizer kept")):
         if _any(cases, key):
             yield _Shown(title, _of_reading(key))
+    if _any(cases, "predicted_step_s"):
+        yield _Shown("Predicted step", _of_reading("predicted_step_s"))
+        yield _Shown("Error of the step", lambda case: _error(case, "step_s"))
 
 
 def _of_axis(axis: str) -> Callable[[Case], Cell]:
@@ -117,8 +120,9 @@ def _spread(case: Case) -> Cell:
     return number_cell(spread, formats.percent(spread))
 
 
-def _error(case: Case) -> Cell:
-    seen, foreseen = case.median("peak_bytes"), case.median("predicted_bytes")
+def _error(case: Case, what: str) -> Cell:
+    """How far the prediction is off, of memory (`bytes`) or of the time of a step (`step_s`)."""
+    seen, foreseen = case.median("peak_bytes" if what == "bytes" else what), case.median(f"predicted_{what}")
     error = None if foreseen is None or not seen else foreseen / seen - 1
     return number_cell(error, formats.MISSING if error is None else f"{100 * error:+.0f}%")
 
