@@ -33,7 +33,7 @@ class ScalePoint:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """The points, and two sentences: what limits one node already (empty: computing or communicating), what breaks first."""
+    """The points; what limits one node already, empty where it computes or communicates; and what breaks first."""
 
     points: tuple[ScalePoint, ...]
     limited_by: str
