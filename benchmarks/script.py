@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, write_result
+from genrec.bench.worker import says_out_of_memory
 
 
 def options_of(script: str, doc: str | None) -> argparse.ArgumentParser:
@@ -14,6 +15,14 @@ def options_of(script: str, doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", default=f"benchmarks/out/{Path(script).stem}.json", help="file of the result")
     return parser
+
+
+def out_of_memory_row(error: Exception) -> Row:
+    """What a row says when memory ran out: its status and error; raises any other error again."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not says_out_of_memory(text):
+        raise error
+    return {"status": "out-of-memory", "error": text[:300] or type(error).__name__}
 
 
 def result_of(
