@@ -90,7 +90,7 @@ def _matrix_command(
 ) -> JobCommand:
     """A matrix's result and its data sets below `storage`."""
     matrix = load_matrix(folder / path, given.get("overrides"))
-    files = (path,)
+    files: tuple[Path, ...] = (path,)
     if isinstance(matrix.base, str):
         files += (Path(matrix.base),)
         matrix = matrix.model_copy(update={"base": read_yaml(folder / matrix.base)})
