@@ -32,7 +32,7 @@ from genrec.models.hstu_attention import (
     time_buckets,
 )
 from genrec.models.jagged import JaggedLayout, jagged_layout
-from script import options_of, out_of_memory_row, result_of
+from script import options_of, out_of_memory_row, result_of, run_script
 
 Kernel = Callable[[Tensor], Tensor]
 """Rows of q, k, v [num_tokens, heads * 3 * dim] (HSTU: v, q, k) to [num_tokens, heads * dim]."""
@@ -187,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

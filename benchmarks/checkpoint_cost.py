@@ -22,7 +22,7 @@ from genrec.config import load_config
 from genrec.run_dir import load_saved_config, read_metrics
 from genrec.training.checkpoint_store import CheckpointStore, store_of
 from genrec_command import CommandFailed, prepare, trained
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 Mode = Literal["none", "async", "sync"]
 MODES: tuple[Mode, ...] = ("none", "async", "sync")
@@ -163,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

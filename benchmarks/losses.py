@@ -31,7 +31,7 @@ from genrec.config import ExperimentConfig, config_from_dict
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.models.build import build_model
 from genrec.models.item_table import ItemTable
-from script import options_of, out_of_memory_row, result_of
+from script import options_of, out_of_memory_row, result_of, run_script
 
 NUM_WINDOWS, LENGTH = 32, 200
 NUM_TARGETS = NUM_WINDOWS * LENGTH
@@ -212,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,7 +18,7 @@ from genrec.bench.result import Result, Row, read_result
 from genrec.planning.calibration import Calibration, assumed, fitted
 from genrec.planning.machine import this_machine
 from genrec.planning.planner import Option, predict_here
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 MIB = 2**20
 WANTED_MEMORY, WANTED_STEP = 0.10, 0.25
@@ -179,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

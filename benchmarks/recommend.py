@@ -28,7 +28,7 @@ from genrec.data.manifest import load_manifest
 from genrec.inference.recommender import Recommender
 from genrec.run_dir import open_run
 from genrec_command import CommandFailed, run_command
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 TIMEOUT_S = 1_800
 COMMAND = "genrec recommend"
@@ -123,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -2,12 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from genrec.bench.result import Result, Row, describe_machine, git_commit, installed_versions, write_result
 from genrec.bench.worker import says_out_of_memory
+from genrec.errors import GenrecError
 
 
 def options_of(script: str, doc: str | None) -> argparse.ArgumentParser:
@@ -47,6 +49,15 @@ def result_of(
         machine={**describe_machine(), **(machine or {})},
         commit=git_commit(Path(script).resolve().parent),
     )
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a script; what genrec refuses ends it with its sentence and exit code, as it ends a command."""
+    try:
+        main()
+    except GenrecError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def finish(result: Result, path: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from genrec.bench.result import Result, Row, summarize
 from genrec.run_dir import read_metrics
 from genrec_command import CommandFailed, prepare, trained
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 TIMEOUT_S = 600
 ONE_STEP = ("train.max_epochs=null", "train.max_steps=1", "train.patience=null", "evaluation.max_validation_users=64")
@@ -85,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -24,7 +24,7 @@ from genrec.planning.model_size import model_size
 from genrec.planning.planner import predict_here
 from genrec.planning.workload import read_windows
 from predictions import errors_of, measured_cases, table_options, tell
-from script import result_of
+from script import result_of, run_script
 
 MIB = 2**20
 PARTS = ("weights", "optimizer", "rest", "peak")
@@ -94,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

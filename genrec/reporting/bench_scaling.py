@@ -158,12 +158,13 @@ def loss_table(found: Scaling) -> Table | None:
 
 
 def loss_sentence(found: Scaling) -> str:
-    """` Of a step with 2 workers 8.0% go to communication, ...`; empty where nothing is known or lost."""
+    """` Of a step with 2 workers 8.0% is lost in communication, ...`; empty where nothing is known or lost."""
     lost = sorted((one for one in found.losses if one.lost > SMALL), key=lambda one: -one.lost)
     if not lost:
         return ""
-    named = [f"{formats.percent(one.lost)} to {_spoken(one.part)}" for one in lost[:4]]
-    return f" What the step of {found.cases[-1].workers} workers has beyond an ideal one goes {', '.join(named)}."
+    first, *others = (f"{formats.percent(one.lost)} {{}}in {_spoken(one.part)}" for one in lost[:4])
+    named = ", ".join([first.format("is lost "), *(other.format("") for other in others)])
+    return f" Of a step with {found.cases[-1].workers} workers {named}."
 
 
 def _workers(number: int | None) -> str:

@@ -18,7 +18,6 @@ from genrec.reporting.bench_words import what_was_measured
 from genrec.reporting.document import Section
 from genrec.reporting.tables import Group, Row
 
-MAX_SCALINGS = 3  # settings whose loss is told by part
 MAX_NAMED = 3  # medians in the sentence of a benchmark of any kind
 
 
@@ -37,11 +36,11 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
     """What the result at `path` gives to a report; the ids of its sections begin with `prefix`."""
     training = is_training(result)
     cases = training_cases(result.rows) if training else []
-    lost = [loss_table(one) for one in scalings(cases)[:MAX_SCALINGS]]
-    found = (
-        [case_table(cases), *lost, step_table(cases), failed_table(cases)] if training else [rows_table(result.rows)]
-    )
-    shown = [*found, None if training else medians_table(result.medians)]
+    if training:
+        lost = [loss_table(one) for one in scalings(cases)[:1]]  # of the setting that the summary names
+        shown = [case_table(cases), *lost, step_table(cases), failed_table(cases)]
+    else:
+        shown = [rows_table(result.rows), medians_table(result.medians)]
     about = (
         *what_was_measured(result, cases),
         f"Finished {finished(result)} at commit {result.commit}, {len(result.rows)} rows, from `{path}`.",

@@ -145,9 +145,7 @@ def test_what_scaling_loses_is_told_by_part_and_adds_up() -> None:
         ["all", "150 ms", "195 ms", "23%"],
     ]
     (said,) = (line for line in training_summary(cases) if "scaling efficiency" in line)
-    assert said.endswith(
-        " What the step of 2 workers has beyond an ideal one goes 15% to communication, 7.7% to forward."
-    )
+    assert said.endswith(" Of a step with 2 workers 15% is lost in communication, 7.7% in forward.")
 
 
 def test_a_step_of_the_same_events_is_ideal_when_it_is_divided() -> None:
