@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from genrec.bench.result import Result, git_commit, installed_versions, read_result, summarize, write_result
+from genrec.errors import ConfigError
+from script import run_script
 
 
 def a_result() -> Result:
