@@ -84,6 +84,7 @@ def _options(plan: Plan) -> Table:
     columns = ("Engine", "Micro-\nbatches", "Step", "Events/s", "Waits for", "Sent", "Memory", "")
     recomputes = any(len(one.overrides) > 2 for one in plan.options)
     table = _table("Options, fastest first", *columns)
+    table.padding = (0, 0)  # all columns then fit 80 characters
     for one in plan.options[:SHOWN]:
         again = ", recompute" if recomputes and getattr(one.config.model, "recompute", "none") != "none" else ""
         cells = (

@@ -8,6 +8,7 @@ from genrec.config_workers import MAX_MICRO_BATCHES
 from genrec.planning.flops import StepFlops
 from genrec.planning.planner import Option, Plan
 from genrec.planning.step_time import STREAM_EVENTS_PER_S, StepTime, predict_step
+from genrec.planning.text import time_text
 
 MOST_NODES = 4_096
 
@@ -58,7 +59,7 @@ def limit_sentence(one: StepTime) -> str:
         return ""
     taken = getattr(one, one.bottleneck)
     return (
-        f"On one node already most of a step ({1e3 * taken:,.0f} of {1e3 * one.total:,.0f} ms) is "
+        f"On one node already most of a step ({time_text(taken)} of {time_text(one.total)}) is "
         f"{limit.format(rate=STREAM_EVENTS_PER_S)}."
     )
 
@@ -109,7 +110,7 @@ def _breaks_first(plan: Plan, pick: Option, one: StepTime) -> str:
             place = f"between nodes: from {nodes} nodes on it takes" if nodes > 1 else "inside a node: it takes"
             return (
                 f"What breaks first is {_collective(pick)} {place} longer than the computation "
-                f"({1e3 * time.communication:,.0f} ms against {1e3 * time.compute:,.0f} ms a step); more events for "
+                f"({time_text(time.communication)} against {time_text(time.compute)} a step); more events for "
                 f"each worker (batch.tokens_per_step) put that off. {_table_limit(pick)}"
             )
         nodes *= 2
@@ -131,5 +132,5 @@ def _table_limit(pick: Option) -> str:
     factor = (pick.available_bytes - parts.total + parts.item_table) / parts.item_table
     return (
         f"The item table takes {parts.item_table / 2**30:.2g} GiB of a worker's {pick.available_bytes / 2**30:.3g} "
-        f"GiB, and there is room for {factor:,.1f} times as many items."
+        f"GiB, and there is room for {factor:,.{1 if factor < 100 else 0}f} times as many items."
     )

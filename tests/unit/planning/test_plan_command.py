@@ -143,9 +143,12 @@ def test_described_cluster_scales_and_something_breaks(config: Callable[..., Exp
     [
         ({"compute": 0.2}, ""),
         ({"communication": 0.2}, ""),
-        ({"data": 0.9}, r"\(900 of 900 ms\) is reading data, which a worker waits for at 2,000,000 events a second"),
-        ({"optimizer": 0.3}, r"\(300 of 330 ms\) is the optimizer's update"),
-        ({"overhead": 0.3}, r"\(300 of 330 ms\) is the fixed cost of micro-batches"),
+        (
+            {"data": 0.9},
+            r"\(900\sms of 900\sms\) is reading data, which a worker waits for at 2,000,000 events a second",
+        ),
+        ({"optimizer": 0.3}, r"\(300\sms of 330\sms\) is the optimizer's update"),
+        ({"overhead": 0.3}, r"\(300\sms of 330\sms\) is the fixed cost of micro-batches"),
     ],
 )
 def test_what_limits_one_node_is_said_before_what_breaks(seconds: dict[str, float], words: str) -> None:
