@@ -13,7 +13,14 @@ from genrec.reporting.bench_cases import is_training, reading, training_cases
 from genrec.reporting.bench_charts import training_charts
 from genrec.reporting.bench_scaling import loss_table, scalings
 from genrec.reporting.bench_summary import training_figures, training_summary
-from genrec.reporting.bench_tables import case_table, failed_table, medians_table, rows_table, step_table
+from genrec.reporting.bench_tables import (
+    case_table,
+    failed_table,
+    foreseen_table,
+    medians_table,
+    rows_table,
+    step_table,
+)
 from genrec.reporting.bench_words import what_was_measured
 from genrec.reporting.document import Section
 from genrec.reporting.tables import Group, Row
@@ -38,7 +45,7 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
     cases = training_cases(result.rows) if training else []
     if training:
         lost = [loss_table(one) for one in scalings(cases)[:1]]  # of the setting that the summary names
-        shown = [case_table(cases), *lost, step_table(cases), failed_table(cases)]
+        shown = [case_table(cases), *lost, step_table(cases), foreseen_table(cases), failed_table(cases)]
     else:
         shown = [rows_table(result.rows), medians_table(result.medians)]
     about = (

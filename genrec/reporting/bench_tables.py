@@ -97,9 +97,6 @@ def _memory_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
     for key, title in (("weights_bytes", "Weights kept"), ("optimizer_bytes", "Optimizer kept")):
         if _any(cases, key):
             yield _Shown(title, _of_reading(key))
-    if _any(cases, "predicted_step_s"):
-        yield _Shown("Predicted step", _of_reading("predicted_step_s"))
-        yield _Shown("Error of the step", lambda case: _error(case, "step_s"))
 
 
 def _of_axis(axis: str) -> Callable[[Case], Cell]:
@@ -137,6 +134,20 @@ def step_table(cases: Sequence[Case]) -> Table | None:
     labels = CaseLabels.of(timed)
     lines = [(words(labels[case]), *(_value(case, f"{part}_s") for part in parts)) for case in timed]
     return Table("Time of a step by phase", head, tuple(lines), "Medians." + labels.explained)
+
+
+def foreseen_table(cases: Sequence[Case]) -> Table | None:
+    """The time of a step beside the predicted one; None where none was predicted."""
+    known = [case for case in cases if case.median("predicted_step_s") is not None]
+    if not known:
+        return None
+    labels = CaseLabels.of(known)
+    lines = [
+        (words(labels[case]), _value(case, "step_s"), _value(case, "predicted_step_s"), _error(case, "step_s"))
+        for case in known
+    ]
+    head = columns("Case", "Measured", "Predicted", "Error")
+    return Table("Predicted time of a step", head, tuple(lines), "Medians." + labels.explained)
 
 
 def failed_table(cases: Sequence[Case]) -> Table | None:

@@ -11,7 +11,7 @@ from genrec.bench.result import Result
 from genrec.data.prepare import ensure_prepared
 from genrec.reporting.bench_cases import is_training, training_cases
 from genrec.reporting.bench_summary import training_summary
-from genrec.reporting.bench_tables import case_table
+from genrec.reporting.bench_tables import foreseen_table
 from predictions import as_markdown, compare
 
 
@@ -56,8 +56,10 @@ def test_the_report_says_how_far_predictions_are_off(tmp_path: Path) -> None:
     assert "The predicted memory is off by" in said
     assert "The predicted step time is off by" in said
     assert "median of 1 cases" in said
-    names = [column.name for column in case_table(cases).columns]
-    assert names[-2:] == ["Predicted step", "Error of the step"]
+    table = foreseen_table(cases)
+    assert table is not None
+    assert [line[0].text for line in table.lines] == ["zero_stage=2"]
+    assert table.lines[0][-1].text == f"{100 * float(result.rows[1]['step_error'] or 0):+.0f}%"
 
 
 def test_a_case_that_was_not_measured_cannot_calibrate(tmp_path: Path) -> None:
