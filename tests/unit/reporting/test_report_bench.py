@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fabricated_bench import MACHINE, other_rows, result_of, training_rows, write_bench
+from fabricated_bench import MACHINE, other_rows, result_of, scaling_rows, training_rows, write_bench
 from html_page import Page, check_accessible, check_self_contained
 from typer.testing import CliRunner
 

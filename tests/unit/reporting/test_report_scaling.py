@@ -1,24 +1,13 @@
 """What a report says of scaling: the ratio within rounds, and what the rest is lost in."""
 
 import pytest
-from fabricated_bench import training_rows
+from fabricated_bench import scaling_rows, training_rows
 
 from genrec.bench.result import Row
 from genrec.reporting.bench_cases import training_cases
 from genrec.reporting.bench_charts import training_charts
 from genrec.reporting.bench_scaling import loss_table, scalings
 from genrec.reporting.bench_summary import training_summary
-
-
-def scaling_rows(rates: dict[int, tuple[float, ...]]) -> list[Row]:
-    """Cases with the same work for each worker, one reading a round."""
-    return [
-        {"case": f"{workers} workers", "cluster.workers": workers, "batch.tokens_per_step": 4_096 * workers}
-        | {"batch.micro_batches_per_step": workers, "workers": workers, "mode": "full", "status": "ok"}
-        | {"repetition": turn, "events_per_s": rate}
-        for workers, of_rounds in rates.items()
-        for turn, rate in enumerate(of_rounds)
-    ]
 
 
 def test_a_step_may_grow_with_the_workers_and_ratios_are_taken_within_rounds() -> None:
