@@ -102,7 +102,7 @@ def compare(file: str, overrides: list[str], rounds: int, interval_s: float, qui
     prepare(file, overrides)
     config = load_config(file, overrides)
     logged = 8
-    options = ["--launcher", "local"] if quick else []
+    options = ["--launcher", "local", "cluster.workers=1"] if quick else []
     span = Span(5 * logged, 2 * logged)
     if not quick:
         short = train_once(file, overrides, "none", Span(8 * logged, NEVER), options)

@@ -195,7 +195,7 @@ def _error_sentence(cases: Sequence[Case], what: str, predicted: str, measured: 
         return ""
     worst, case = errors[-1]
     return (
-        f"The predicted {what} is off by {_median_error(errors)} in the median of {len(errors)} cases, and by "
+        f"The predicted {what} is off by {_median_error(errors)} in the median of {len(errors)} case{'s' * (len(errors) > 1)}, and by "
         f"{100 * worst:+.0f}% at worst (`{case.label}`)."
     )
 

@@ -55,7 +55,7 @@ def test_the_report_says_how_far_predictions_are_off(tmp_path: Path) -> None:
     said = " ".join(training_summary(cases))
     assert "The predicted memory is off by" in said
     assert "The predicted step time is off by" in said
-    assert "median of 1 cases" in said
+    assert "median of 1 case," in said
     table = foreseen_table(cases)
     assert table is not None
     assert [line[0].text for line in table.lines] == ["zero_stage=2"]

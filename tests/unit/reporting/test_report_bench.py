@@ -15,7 +15,7 @@ from genrec.errors import DataError, RunError
 from genrec.reporting.bars import MAX_BARS, Bar, stacked_bars
 from genrec.reporting.bench_cases import CaseLabels, training_cases
 from genrec.reporting.bench_charts import training_charts
-from genrec.reporting.bench_sections import commands
+from genrec.reporting.bench_sections import busy_alert, commands, mixed_alert
 from genrec.reporting.bench_summary import training_figures, training_summary
 from genrec.reporting.bench_tables import case_table, medians_table, rows_table
 from genrec.reporting.document import Table
@@ -269,6 +269,17 @@ def test_a_matrix_is_written_out_to_be_measured_again() -> None:
 def test_a_busy_machine_is_said(tmp_path: Path) -> None:
     path = write_bench(tmp_path / "a.json", other_rows(), machine={**MACHINE, "load_average_1_min": 40.0})
     assert "a load of 40.0 on 8 cores" in page_of(path).text
+    many = [result_of(other_rows(), f"r{n}", machine={**MACHINE, "load_average_1_min": 40.0}) for n in range(6)]
+    (alert,) = busy_alert(many)
+    assert "r3 (a load of 40.0 on 8 cores) and 2 more. Speeds" in alert
+    assert busy_alert([result_of(other_rows())]) == []
+
+
+def test_machines_of_two_kinds_are_said() -> None:
+    rows: list[Row] = [{"case": "a", "status": "ok", "machine": kind} for kind in ("one", "two", "one")]
+    (alert,) = mixed_alert(result_of(rows))
+    assert "measured on 2 kinds of machines (one; two)" in alert
+    assert mixed_alert(result_of(rows[:1])) == []
 
 
 def test_cells_sort_by_their_number(training: Path) -> None:
