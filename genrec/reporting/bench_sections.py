@@ -132,8 +132,8 @@ def busy_alert(results: Sequence[Result]) -> list[str]:
     named = ", ".join(f"{name} (a load of {load:.1f} on {cores:.0f} cores)" for name, load, cores in busy[:MAX_BUSY])
     more = f" and {len(busy) - MAX_BUSY} more" if len(busy) > MAX_BUSY else ""
     return [
-        f"The machine was busy with other work while it measured {named}{more}. Speeds and times say little then, because "
-        "that took part of the cores; memory is not touched by it."
+        f"The machine was busy with other work while it measured {named}{more}. Speeds and times say little then, "
+        "because that took part of the cores; memory is not touched by it."
     ]
 
 

@@ -194,8 +194,9 @@ def _error_sentence(cases: Sequence[Case], what: str, predicted: str, measured: 
     if not errors:
         return ""
     worst, case = errors[-1]
+    number = "1 case" if len(errors) == 1 else f"{len(errors)} cases"
     return (
-        f"The predicted {what} is off by {_median_error(errors)} in the median of {len(errors)} case{'s' * (len(errors) > 1)}, and by "
+        f"The predicted {what} is off by {_median_error(errors)} in the median of {number}, and by "
         f"{100 * worst:+.0f}% at worst (`{case.label}`)."
     )
 
