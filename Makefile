@@ -8,12 +8,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
+# What `make bench-report` measures: names of files in benchmarks/matrices.
+MATRICES ?= memory zero scaling throughput
 
 # DeepSpeed looks for the `ninja` executable on PATH, and tests run the `genrec` command.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu test-browser check format bench chaos cluster-proof docs clean
+.PHONY: help install quickstart test test-slow test-gpu test-browser check format bench bench-report predictions chaos cluster-proof docs clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +66,16 @@ format: install ## Rewrite the code in the one format
 
 bench: install ## Measure throughput and overhead (benchmarks/README.md)
 	$(BIN)/python benchmarks/overhead.py
+
+bench-report: install ## Measure the matrices of benchmarks/README.md, hours that may be cut short, and write them as one page
+	for name in $(MATRICES); do $(BIN)/genrec bench benchmarks/matrices/$$name.yaml --launcher local || exit 1; done
+	$(BIN)/python benchmarks/predictions.py benchmarks/out/memory.json
+	$(BIN)/python benchmarks/zero.py benchmarks/out/zero.json
+	$(BIN)/genrec report benchmarks/out --html benchmarks/out/report.html
+
+predictions: install ## Predicted beside measured memory and step time of 48 cases: the table of benchmarks/README.md
+	$(BIN)/genrec bench benchmarks/matrices/memory.yaml --launcher local
+	$(BIN)/python benchmarks/predictions.py benchmarks/out/memory.json --markdown benchmarks/out/predictions.md
 
 chaos: install ## Break a training run on a small Ray cluster 22 times, half an hour (CHAOS_ARGS=--quick: 9 times)
 	$(BIN)/python benchmarks/chaos.py $(CHAOS_ARGS)

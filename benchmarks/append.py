@@ -30,7 +30,7 @@ from genrec.data.schema import ITEMS_FILE, SEQUENCES_SCHEMA, USERS_FILE
 from genrec.data.sequence_files import read_row_group
 from peer_process import OUT, run_child
 from prepare import COLUMNS, make_log
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 SIDES = ("base", "append", "at-once")
 EVENTS_PER_FILE = 4_000_000
@@ -169,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,6 +6,7 @@ All sequences have one length, and `--tokens` is shared out over them, so the ar
 same at every length. Kernels of softmax attention: `genrec` (written out on a CPU), `library` (torch's fused one, group
 by group). Kernels of HSTU's: `genrec`. Each has its `reference`, the formula with all weights in memory and torch's own
 backward pass; outputs and gradients are compared with it before anything is timed. All kernels of a length take turns.
+Where the reference or a kernel has no memory left, the row says so.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from genrec.models.hstu_attention import (
     time_buckets,
 )
 from genrec.models.jagged import JaggedLayout, jagged_layout
-from script import options_of, result_of
+from script import options_of, out_of_memory_row, result_of, run_script
 
 Kernel = Callable[[Tensor], Tensor]
 """Rows of q, k, v [num_tokens, heads * 3 * dim] (HSTU: v, q, k) to [num_tokens, heads * dim]."""
@@ -118,10 +119,15 @@ def measure(arguments: argparse.Namespace) -> Result:
         }
         for family, kernels in families.items():
             for direction in ("forward", "backward"):
-                check(kernels, inputs, direction, f"{family} {direction} at length {length}")
-                found = time_kernels(kernels, inputs, direction, arguments.rounds)
+                told: Row = {"attention": family, "direction": direction, "length": length}
+                try:
+                    check(kernels, inputs, direction, f"{family} {direction} at length {length}")
+                    found = time_kernels(kernels, inputs, direction, arguments.rounds)
+                except (MemoryError, RuntimeError) as error:
+                    rows.append({**told, **out_of_memory_row(error)})
+                    continue
                 for name, readings in found.items():
-                    key = {"attention": family, "direction": direction, "length": length, "kernel": name}
+                    key: Row = {**told, "kernel": name, "status": "ok"}
                     rows += [{**key, "round": n, "seconds": seconds} for n, seconds in enumerate(readings)]
                     ratios = summarize(slow / own for slow, own in zip(found[REFERENCE], readings, strict=True))
                     seconds, label = summarize(readings), f"{family} {direction} {length} {name}"
@@ -181,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,7 +6,8 @@ Each side is `genrec train` as a user runs it, for the same steps. A first, shor
 that a checkpoint falls about every `--interval` seconds. The step time is wall time inside the training loop, with
 everything in it that checkpoints make it wait for, and with whatever their uploads take from the same cores; start-up,
 the checkpoint at the end and the final evaluation are not in it. `share_within_run` compares the steps after a save
-with the later ones of the same run, which a machine whose speed drifts from run to run does not disturb.
+with the later ones of the same run, which a machine whose speed drifts from run to run does not disturb. A run that
+fails or hangs is a row that says so.
 `train.checkpoint_dir=URI` measures another storage.
 """
 
@@ -20,8 +21,8 @@ from genrec.bench.result import Result, Row, summarize
 from genrec.config import load_config
 from genrec.run_dir import load_saved_config, read_metrics
 from genrec.training.checkpoint_store import CheckpointStore, store_of
-from genrec_command import prepare, trained
-from script import finish, options_of, result_of
+from genrec_command import CommandFailed, prepare, trained
+from script import finish, options_of, result_of, run_script
 
 Mode = Literal["none", "async", "sync"]
 MODES: tuple[Mode, ...] = ("none", "async", "sync")
@@ -101,7 +102,7 @@ def compare(file: str, overrides: list[str], rounds: int, interval_s: float, qui
     prepare(file, overrides)
     config = load_config(file, overrides)
     logged = 8
-    options = ["--launcher", "local"] if quick else []
+    options = ["--launcher", "local", "cluster.workers=1"] if quick else []
     span = Span(5 * logged, 2 * logged)
     if not quick:
         short = train_once(file, overrides, "none", Span(8 * logged, NEVER), options)
@@ -109,8 +110,12 @@ def compare(file: str, overrides: list[str], rounds: int, interval_s: float, qui
     rows: list[Row] = []
     for number in range(rounds):
         for mode in MODES:
-            measured = train_once(file, overrides, mode, span, options)
-            rows.append({"round": number, "side": mode, **measured, "load_average_1_min": os.getloadavg()[0]})
+            row: Row = {"round": number, "side": mode}
+            try:
+                row |= {"status": "ok", **train_once(file, overrides, mode, span, options)}
+            except CommandFailed as error:
+                row |= {"status": error.finished.status, "error": error.finished.message}
+            rows.append({**row, "load_average_1_min": os.getloadavg()[0]})
             print(json.dumps(rows[-1]), flush=True)
     return result_of(
         __file__,
@@ -122,9 +127,11 @@ def compare(file: str, overrides: list[str], rounds: int, interval_s: float, qui
 
 
 def medians_of(rows: list[Row]) -> dict[str, Any]:
-    """Step time without checkpoints, and the ratios to it of the other two sides in the same round."""
+    """Step time without checkpoints, and the ratios to it of the other two sides, in rounds where all went well."""
+    rows = [row for row in rows if row["status"] == "ok"]
     times = {(row["round"], row["side"]): float(row["step_s"] or 0) for row in rows}
-    rounds = sorted({number for number, _ in times}, key=str)
+    numbers = sorted({number for number, _ in times}, key=str)
+    rounds = [number for number in numbers if all((number, mode) in times for mode in MODES)]
     ratios = {m: summarize(times[n, m] / times[n, "none"] for n in rounds) for m in MODES[1:]}
     base = summarize(times[n, "none"] for n in rounds)
     within = {mode: summarize(shares_of(rows, mode)) for mode in MODES[1:]}
@@ -132,7 +139,7 @@ def medians_of(rows: list[Row]) -> dict[str, Any]:
         "step_s": asdict(base) if base else None,
         **{f"{mode}_ratio": asdict(ratio) if ratio else None for mode, ratio in ratios.items()},
         **{f"{mode}_share_within_run": asdict(share) if share else None for mode, share in within.items()},
-        "checkpoint_bytes": max(int(row["checkpoint_bytes"] or 0) for row in rows),
+        "checkpoint_bytes": max((int(row["checkpoint_bytes"] or 0) for row in rows), default=0),
     }
 
 
@@ -156,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

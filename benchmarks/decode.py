@@ -39,7 +39,7 @@ from genrec.models.tiger import Tiger
 from genrec.semantic.beam import CodeScorer, beam_search
 from genrec.semantic.ids import SemanticIds
 from genrec.semantic.trie import CodeTrie
-from script import options_of, result_of
+from script import options_of, result_of, run_script
 
 HISTORY = 20  # items
 K = 10
@@ -258,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -43,7 +43,7 @@ from genrec.evaluation.users import EvaluationBatch, placeholder_batch
 from genrec.evaluation.workers import Workers
 from genrec.models.base import SequenceModel
 from genrec.models.item_table import ItemTable
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 TIMEOUT_S = 3_600
 ROUNDING = 4 * 2**-23  # relative to the lengths of both vectors: 4 units in the last place of fp32
@@ -236,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

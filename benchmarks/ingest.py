@@ -29,7 +29,7 @@ from genrec.data.manifest import Manifest, content_hash, describe_sequence_file,
 from genrec.data.plan import Plan, make_plan
 from genrec.data.schema import ITEMS_FILE, SEQUENCES_DIR, SEQUENCES_SCHEMA, USERS_FILE, items_schema, users_schema
 from genrec.data.sequence_files import read_row_group
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 EVENTS_PER_FILE = 2_000_000
 EVENTS_PER_ROW_GROUP = 250_000
@@ -257,4 +257,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

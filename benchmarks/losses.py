@@ -9,7 +9,7 @@ backward, on hidden states of the same shape. `materialised` is `cross_entropy(h
 implementation has it, and the two `deepspeed-` ones are DeepSpeed's own full softmaxes over the same scores: `linear`
 keeps no logits and computes them again in its backward pass, `chunked` is given all logits. All losses take turns in
 every round; `times_materialised` is the ratio within a round, by processor time, which a busy machine disturbs less
-than the clock.
+than the clock. A loss that has no memory left is a row that says so and is left out from then on.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from genrec.config import ExperimentConfig, config_from_dict
 from genrec.data.batch import Batch, batch_from_arrays
 from genrec.models.build import build_model
 from genrec.models.item_table import ItemTable
-from script import options_of, result_of
+from script import options_of, out_of_memory_row, result_of, run_script
 
 NUM_WINDOWS, LENGTH = 32, 200
 NUM_TARGETS = NUM_WINDOWS * LENGTH
@@ -159,21 +159,31 @@ def measure(arguments: argparse.Namespace) -> Result:
         ratios: dict[str, dict[str, list[float]]] = {name: {"loss": [], "step": []} for name in names}
         for number in range(-1, arguments.rounds):  # the first round is a warm-up
             plain: dict[str, float] = {}
-            for name, contender in contenders.items():
+            for name, contender in list(contenders.items()):
                 for what, run in (("loss", contender.loss), ("step", contender.step)):
-                    wall, processor = seconds(run)
-                    plain.setdefault(what, processor)
+                    row: Row = {"dim": dim, "loss": name, "what": what, "round": number}
+                    try:
+                        wall, processor = seconds(run)
+                    except (MemoryError, RuntimeError) as error:
+                        rows.append({**row, **out_of_memory_row(error)})
+                        del contenders[name]
+                        break
+                    if name == MATERIALISED:
+                        plain[what] = processor
                     if number < 0:
                         continue
-                    row: Row = {"dim": dim, "loss": name, "what": what, "round": number}
-                    row |= {"events_per_s": NUM_TARGETS / wall, "events_per_cpu_s": NUM_TARGETS / processor}
-                    rows.append({**row, "load_average_1_min": os.getloadavg()[0]})
-                    ratios[name][what].append(plain[what] / processor)
+                    row |= {"status": "ok", "events_per_s": NUM_TARGETS / wall}
+                    row |= {"events_per_cpu_s": NUM_TARGETS / processor, "load_average_1_min": os.getloadavg()[0]}
+                    rows.append(row)
+                    if what in plain:
+                        ratios[name][what].append(plain[what] / processor)
         for name, found in ratios.items():
             key = f"{name} dim {dim}"
             medians[key] = {}
             for what, values in found.items():
-                rates = [r["events_per_cpu_s"] for r in rows if (r["dim"], r["loss"], r["what"]) == (dim, name, what)]
+                rates = [
+                    r.get("events_per_cpu_s") for r in rows if (r["dim"], r["loss"], r["what"]) == (dim, name, what)
+                ]
                 rate, ratio = summarize([float(r) for r in rates if r is not None]), summarize(values)
                 medians[key][f"{what}_events_per_cpu_s"] = None if rate is None else round(rate.median)
                 medians[key][f"{what}_times_materialised"] = None if ratio is None else asdict(ratio)
@@ -202,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

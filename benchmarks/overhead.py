@@ -21,7 +21,7 @@ from genrec.bench.result import Result, Row, summarize
 from genrec.config import load_config
 from genrec.run_dir import read_metrics
 from genrec_command import TIMEOUT_S, CommandFailed, prepare, run_command, torchrun, trained
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 SIDES = ("bare", "torchrun", "trainer")
 START_S = 600.0
@@ -139,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -36,7 +36,7 @@ from genrec.data.plan import Plan, make_plan
 from genrec.data.stream import local_tables, worker_batches
 from genrec.models.build import build_model
 from ingest import history_lengths, write_set
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 MODELS: dict[str, dict[str, Any]] = {
     "sasrec": {"name": "sasrec", "dim": 64, "num_layers": 2, "num_heads": 2, "dropout": 0.2},
@@ -182,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,10 +18,14 @@ from genrec.bench.result import Result, Row, read_result
 from genrec.planning.calibration import Calibration, assumed, fitted
 from genrec.planning.machine import this_machine
 from genrec.planning.planner import Option, predict_here
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 MIB = 2**20
-COLUMNS = ("peak", "predicted", "error", "step", "predicted step", "error")
+WANTED_MEMORY, WANTED_STEP = 0.10, 0.25
+"""How far a prediction may be from what is measured."""
+
+STAGE = "engine.zero_stage"
+TITLES = {"model.name": "model", "model.dim": "dim", "batch.tokens_per_step": "events a step"}
 
 
 def measured_cases(measured: Result) -> list[tuple[Case, dict[str, Any]]]:
@@ -48,11 +52,16 @@ def compare(measured: Result, calibrate_on: str | None) -> Result:
     rows = [_row(case, medians, calibration, case is first[0]) for case, medians in cases]
     return result_of(
         __file__,
-        config={"of": measured.name, "measured_at": measured.commit, "calibrated_on": chosen},
+        config={
+            "of": measured.name,
+            "measured_at": measured.commit,
+            "calibrated_on": chosen,
+            "command": f"python benchmarks/predictions.py benchmarks/out/{measured.name}.json",
+        },
         rows=rows,
         medians={
-            "memory_error": errors_of(rows, "memory_error", 0.10),
-            "step_error": errors_of([row for row in rows if row["case"] != chosen], "step_error", 0.25),
+            "memory_error": errors_of(rows, "memory_error", WANTED_MEMORY),
+            "step_error": errors_of([row for row in rows if row["case"] != chosen], "step_error", WANTED_STEP),
         },
         packages=("torch", "deepspeed"),
     )
@@ -75,16 +84,22 @@ def _option(case: Case, calibration: Calibration) -> Option:
 def _row(case: Case, found: dict[str, dict[str, float]], calibration: Calibration, is_calibration: bool) -> Row:
     option = _option(case, calibration)
     peak, step_s = found["peak_bytes"]["median"], found["step_s"]["median"]
-    return {
+    row: Row = {
         "case": case.name,
-        **{key: value for key, value in case.overrides.items() if not isinstance(value, list | dict)},
+        **case.overrides,
+        "mode": "full",
+        "status": "ok",
+        "workers": case.config.cluster.max_workers,
         "peak_bytes": peak,
         "predicted_bytes": round(option.memory.total),
         "memory_error": round(option.memory.total / peak - 1, 4),
         "step_s": step_s,
+    }
+    if is_calibration:
+        return row  # its step was not predicted
+    return row | {
         "predicted_step_s": round(option.time.total, 5),
         "step_error": round(option.time.total / step_s - 1, 4),
-        "calibration": "yes" if is_calibration else "no",
     }
 
 
@@ -98,15 +113,44 @@ def errors_of(rows: list[Row], name: str, wanted: float) -> dict[str, float | in
 
 
 def as_markdown(result: Result) -> str:
-    """The table of the README."""
-    lines = [f"| case | {' | '.join(COLUMNS)} |", "|---|--:|--:|--:|--:|--:|--:|"]
-    for row in result.rows:
-        told = "calibration" if row["calibration"] == "yes" else f"{row['step_error']:+.0%}"
-        memory = [f"{row[key] / MIB:.0f} MiB" for key in ("peak_bytes", "predicted_bytes")]
-        times = [f"{1000 * row[key]:.0f} ms" for key in ("step_s", "predicted_step_s")]
-        cells = [row["case"], *memory, f"{row['memory_error']:+.0%}", *times, told]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    """The tables of the README: memory and step time, predicted / measured; an error beyond what is wanted is bold."""
+    memory = [_told(row, "predicted_bytes", "peak_bytes", MIB, WANTED_MEMORY) for row in result.rows]
+    times = [_told(row, "predicted_step_s", "step_s", 1e-3, WANTED_STEP) for row in result.rows]
+    return (
+        f"Peak memory of a worker in MiB, predicted / measured:\n\n{_table(result.rows, memory)}\n"
+        f"Time of a step in ms, predicted / measured:\n\n{_table(result.rows, times)}"
+    )
+
+
+def _told(row: Row, predicted: str, measured: str, unit: float, wanted: float) -> str:
+    """`187 / 189 (-1%)`."""
+    seen, foreseen = float(row[measured] or 0), row.get(predicted)
+    if foreseen is None:
+        return f"{seen / unit:,.0f} (calibration)"
+    error = float(foreseen) / seen - 1
+    text = f"**{error:+.0%}**" if abs(error) > wanted else f"{error:+.0%}"
+    return f"{float(foreseen) / unit:,.0f} / {seen / unit:,.0f} ({text})"
+
+
+def _table(rows: list[Row], cells: list[str]) -> str:
+    """A line for each setting with a column for each ZeRO stage; a line for each case where no stage was varied."""
+    others = [key for key in rows[0] if "." in key and key != STAGE]
+    if not all(STAGE in row and all(key in row for key in others) for row in rows):
+        lines = [["case", "predicted / measured"], ["---", "--:"]]
+        lines += [[str(row["case"]), cell] for row, cell in zip(rows, cells, strict=True)]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    stages = list(dict.fromkeys(row[STAGE] for row in rows))
+    by_setting: dict[tuple[str, ...], dict[object, str]] = {}
+    for row, cell in zip(rows, cells, strict=True):
+        by_setting.setdefault(tuple(_spoken(row[key]) for key in others), {})[row[STAGE]] = cell
+    lines = [[*(TITLES.get(key, key) for key in others), *(f"ZeRO-{stage}" for stage in stages)]]
+    lines += [["---" if isinstance(rows[0][key], str) else "--:" for key in others] + ["--:"] * len(stages)]
+    lines += [[*setting, *(found.get(stage, "") for stage in stages)] for setting, found in by_setting.items()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _spoken(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def table_options(script: str, doc: str | None) -> argparse.ArgumentParser:
@@ -135,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -34,7 +34,7 @@ from genrec.data.local_tasks import open_tasks
 from genrec.data.manifest import load_manifest
 from genrec.data.synthetic import write_log
 from peer_process import BENCHMARKS, INSTALL_TIMEOUT_S, OUT, run_child
-from script import finish, options_of
+from script import finish, options_of, run_script
 
 POLARS_VENV = OUT / "polars-venv"
 POLARS_REQUIREMENT = "polars==2.1.*"
@@ -234,4 +234,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

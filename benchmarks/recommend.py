@@ -5,12 +5,13 @@
 
 In the process, `--users` random histories of `--history` events are answered in requests of each size; loading the
 model and the first request of each size are not counted. `genrec recommend` answers every user of the run's data set,
-from the command to its end, with Ray's start-up in it. Rounds take turns.
+from the command to its end, with Ray's start-up in it; one that fails or hangs is a row that says so. Rounds take
+turns.
 """
 
 import argparse
+import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +27,8 @@ from genrec.bench.result import Result, Row, summarize
 from genrec.data.manifest import load_manifest
 from genrec.inference.recommender import Recommender
 from genrec.run_dir import open_run
-from script import finish, options_of, result_of
+from genrec_command import CommandFailed, run_command
+from script import finish, options_of, result_of, run_script
 
 TIMEOUT_S = 1_800
 COMMAND = "genrec recommend"
@@ -50,14 +52,16 @@ def answer(recommender: Recommender, histories: Sequence[list[Any]], batch: int,
     return time.perf_counter() - started_at
 
 
-def command_once(run: Path, k: int) -> float:
-    """Seconds of `genrec recommend` for all users."""
+def command_once(run: Path, k: int) -> Row:
+    """Status and seconds of `genrec recommend` for all users."""
     with tempfile.TemporaryDirectory() as folder:
-        genrec = str(Path(sys.executable).with_name("genrec"))
-        command = [genrec, "recommend", str(run), "--k", str(k), "--output", str(Path(folder) / "out")]
+        command = [sys.executable, "-m", "genrec", "recommend", str(run), "--k", str(k)]
         started_at = time.perf_counter()
-        subprocess.run(command, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - started_at
+        try:
+            run_command([*command, "--output", str(Path(folder) / "out")], timeout_s=TIMEOUT_S)
+        except CommandFailed as error:
+            return {"status": error.finished.status, "error": error.finished.message}
+        return {"status": "ok", "seconds": time.perf_counter() - started_at}
 
 
 def measure(arguments: argparse.Namespace) -> Result:
@@ -71,18 +75,26 @@ def measure(arguments: argparse.Namespace) -> Result:
         answer(recommender, histories[:batch], batch, arguments.k)
     rows: list[Row] = []
     for number in range(arguments.rounds):
-        readings = [
-            (f"requests of {batch}", len(histories), answer(recommender, histories, batch, arguments.k))
+        readings: list[tuple[str, int, Row]] = [
+            (
+                f"requests of {batch}",
+                len(histories),
+                {"status": "ok", "seconds": answer(recommender, histories, batch, arguments.k)},
+            )
             for batch in arguments.batches
         ]
         if not arguments.skip_command:
             readings.append((COMMAND, num_users, command_once(arguments.run, arguments.k)))
-        for what, users, seconds in readings:
-            row: Row = {"what": what, "round": number, "users": users, "seconds": seconds}
-            rows.append({**row, "users_per_s": users / seconds, "load_average_1_min": os.getloadavg()[0]})
+        for what, users, reading in readings:
+            row: Row = {"what": what, "round": number, "users": users, **reading}
+            if row["status"] == "ok":
+                row["users_per_s"] = users / float(row["seconds"] or 1)
+            rows.append({**row, "load_average_1_min": os.getloadavg()[0]})
+            print(json.dumps(rows[-1]), flush=True)
+    good = [row for row in rows if row["status"] == "ok"]
     found = {
-        what: summarize(float(row["users_per_s"] or 0) for row in rows if row["what"] == what)
-        for what in dict.fromkeys(str(row["what"]) for row in rows)
+        what: summarize(float(row["users_per_s"] or 0) for row in good if row["what"] == what)
+        for what in dict.fromkeys(str(row["what"]) for row in good)
     }
     return result_of(
         __file__,
@@ -111,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -4,7 +4,8 @@
 
 The data set is prepared before. Each round runs `genrec train` for one step with each launcher, and leaves nothing
 behind. `process` is from the command to a worker's first line (Ray and its workers start in it), `model` and `engine`
-build those, `first_step` waits for the first micro-batch (`first_batch_s`) and trains it.
+build those, `first_step` waits for the first micro-batch (`first_batch_s`) and trains it. A start that fails or hangs
+is a row that says so.
 """
 
 import json
@@ -14,8 +15,8 @@ from typing import Any
 
 from genrec.bench.result import Result, Row, summarize
 from genrec.run_dir import read_metrics
-from genrec_command import prepare, trained
-from script import finish, options_of, result_of
+from genrec_command import CommandFailed, prepare, trained
+from script import finish, options_of, result_of, run_script
 
 TIMEOUT_S = 600
 ONE_STEP = ("train.max_epochs=null", "train.max_steps=1", "train.patience=null", "evaluation.max_validation_users=64")
@@ -24,10 +25,13 @@ ALONE = ("cluster.workers=1",)
 
 
 def start_once(file: str, overrides: list[str], launcher: str) -> Row:
-    """Seconds of a run's phases until its first step."""
+    """Status, and seconds of a run's phases until its first step."""
     words = [*overrides, "--launcher", launcher, *ONE_STEP, *(ALONE if launcher == "local" else ())]
-    with trained(file, words, timeout_s=TIMEOUT_S) as run:
-        return phases_of(read_metrics(run.metrics_path))
+    try:
+        with trained(file, words, timeout_s=TIMEOUT_S) as run:
+            return {"status": "ok", **phases_of(read_metrics(run.metrics_path))}
+    except CommandFailed as error:
+        return {"status": error.finished.status, "error": error.finished.message}
 
 
 def phases_of(records: list[dict[str, Any]]) -> Row:
@@ -39,10 +43,11 @@ def phases_of(records: list[dict[str, Any]]) -> Row:
 
 
 def summarize_rows(rows: list[Row]) -> dict[str, Any]:
-    """Median and spread of every phase, by launcher."""
+    """Median and spread of every phase, by launcher, over the starts that went well."""
     medians: dict[str, Any] = {}
-    for launcher in dict.fromkeys(str(row["launcher"]) for row in rows):
-        mine = [row for row in rows if row["launcher"] == launcher]
+    good = [row for row in rows if row["status"] == "ok"]
+    for launcher in dict.fromkeys(str(row["launcher"]) for row in good):
+        mine = [row for row in good if row["launcher"] == launcher]
         columns = [name for name in mine[0] if name.endswith("_s") or name == "seconds_to_first_step"]
         found = {name: summarize(float(row[name] or 0) for row in mine) for name in columns}
         medians[launcher] = {name: asdict(summary) for name, summary in found.items() if summary is not None}
@@ -80,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,7 +21,7 @@ import yaml
 from genrec.bench.result import Row, write_result
 from genrec.reporting.sweep_record import SweepRecord, read_record
 from genrec.reporting.sweep_sections import verdict
-from script import result_of
+from script import result_of, run_script
 
 TIMEOUT_S = 6 * 3_600
 
@@ -131,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

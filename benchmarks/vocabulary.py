@@ -20,7 +20,7 @@ from genrec.bench.result import Result, Row
 from genrec.data.manifest import load_manifest
 from peer_process import OUT
 from prepare import EVENTS_PER_FILE, run_genrec
-from script import finish, options_of, result_of
+from script import finish, options_of, result_of, run_script
 
 _SCATTER = 2_654_435_761  # odd, so it maps numbers to different numbers modulo a power of two
 _ID_NUMBERS = 2**40
@@ -81,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

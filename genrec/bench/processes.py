@@ -22,6 +22,7 @@ from genrec.bench.result import Row
 from genrec.bench.rows import row_of
 from genrec.bench.worker import says_out_of_memory
 from genrec.config import config_from_dict
+from genrec.machine_facts import machine_line
 from genrec.run_dir import run_dir_of
 from genrec.training.start import with_whole_paths
 
@@ -82,7 +83,7 @@ def run_task(task: Task) -> Row:
         ended, timed_out = _run_workers(path, task)
     status, error = judge(ended, timed_out, task, killed_for_memory=_oom_kills() > kills_before)
     row: Row = {**task.columns, "status": status, "error": error, "workers": task.workers}
-    row["load_average_1_min"] = round(os.getloadavg()[0], 2)
+    row |= {"load_average_1_min": round(os.getloadavg()[0], 2), "machine": machine_line()}
     answers = [worker.answer for worker in ended if worker.answer is not None]
     return row | row_of(config, answers) if status == "ok" else row
 

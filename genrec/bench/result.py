@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from genrec.machine_facts import cores, gpus, processor
+
 SCHEMA_VERSION = 1
 
 Row = dict[str, str | int | float | None]
@@ -69,10 +71,12 @@ def read_result(path: str | Path) -> Result:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, memory and how busy the machine is: a reading on a shared machine is not a reading."""
+    """Processor, cores, GPUs, memory and how busy the machine is: a reading on a shared machine is not a reading."""
+    found = gpus()
     return {
-        "processor": _first_value("/proc/cpuinfo", "model name") or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "processor": processor(),
+        "cores": cores(),
+        **({"gpu": found} if found else {}),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -105,11 +109,3 @@ def git_commit(folder: str | Path) -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
-
-
-def _first_value(path: str, key: str) -> str | None:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)

@@ -69,7 +69,7 @@ def plan_summary(plan: Plan, scaling: Scaling | None) -> Group:
     if pick is not None:
         parts.append(Text("\n".join(["Use it with:", *(f'  "{one}"' for one in pick.overrides)])))
     if scaling is not None:
-        parts.append(Text(scaling.breaks_first))
+        parts += [Text(said) for said in (scaling.limited_by, scaling.breaks_first) if said]
     return Group(*parts)
 
 
@@ -84,6 +84,7 @@ def _options(plan: Plan) -> Table:
     columns = ("Engine", "Micro-\nbatches", "Step", "Events/s", "Waits for", "Sent", "Memory", "")
     recomputes = any(len(one.overrides) > 2 for one in plan.options)
     table = _table("Options, fastest first", *columns)
+    table.padding = (0, 0)  # all columns then fit 80 characters
     for one in plan.options[:SHOWN]:
         again = ", recompute" if recomputes and getattr(one.config.model, "recompute", "none") != "none" else ""
         cells = (
@@ -156,6 +157,7 @@ def plan_json(plan: Plan, scaling: Scaling | None) -> dict[str, Any]:
                 }
                 for point in scaling.points
             ],
+            "limited_by": scaling.limited_by,
             "breaks_first": scaling.breaks_first,
         },
     }

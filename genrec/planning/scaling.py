@@ -7,9 +7,18 @@ from genrec.config import ExperimentConfig, config_from_dict
 from genrec.config_workers import MAX_MICRO_BATCHES
 from genrec.planning.flops import StepFlops
 from genrec.planning.planner import Option, Plan
-from genrec.planning.step_time import StepTime, predict_step
+from genrec.planning.step_time import STREAM_EVENTS_PER_S, StepTime, predict_step
+from genrec.planning.text import time_text
 
 MOST_NODES = 4_096
+
+LIMITS = {
+    "data": "reading data, which a worker waits for at {rate:,.0f} events a second; wider or deeper models hide it",
+    "optimizer": "the optimizer's update, which takes as long whatever a step holds; more events for each worker "
+    "(batch.tokens_per_step) share it out",
+    "overhead": "the fixed cost of micro-batches; fewer and larger ones (batch.micro_batches_per_step) share it out",
+}
+"""What may limit a step on any number of nodes, and the way out, by `StepTime.bottleneck`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +34,10 @@ class ScalePoint:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """The points, and a sentence on what breaks first."""
+    """The points; what limits one node already, empty where it computes or communicates; and what breaks first."""
 
     points: tuple[ScalePoint, ...]
+    limited_by: str
     breaks_first: str
 
 
@@ -39,7 +49,19 @@ def scaling_of(plan: Plan) -> Scaling | None:
     one = _time_on(plan, pick, 1)
     nodes = sorted({1, *(2**power for power in range(17) if 2**power <= plan.machine.nodes), plan.machine.nodes})
     points = tuple(_point(plan, pick, one, count) for count in nodes)
-    return Scaling(points, _breaks_first(plan, pick, one))
+    return Scaling(points, limit_sentence(one), _breaks_first(plan, pick, one))
+
+
+def limit_sentence(one: StepTime) -> str:
+    """What limits a step already on one node, where that is neither computing nor communicating; else nothing."""
+    limit = LIMITS.get(one.bottleneck)
+    if limit is None:
+        return ""
+    taken = getattr(one, one.bottleneck)
+    return (
+        f"On one node already most of a step ({time_text(taken)} of {time_text(one.total)}) is "
+        f"{limit.format(rate=STREAM_EVENTS_PER_S)}."
+    )
 
 
 def _point(plan: Plan, pick: Option, one: StepTime, nodes: int) -> ScalePoint:
@@ -88,7 +110,7 @@ def _breaks_first(plan: Plan, pick: Option, one: StepTime) -> str:
             place = f"between nodes: from {nodes} nodes on it takes" if nodes > 1 else "inside a node: it takes"
             return (
                 f"What breaks first is {_collective(pick)} {place} longer than the computation "
-                f"({1e3 * time.communication:,.0f} ms against {1e3 * time.compute:,.0f} ms a step); more events for "
+                f"({time_text(time.communication)} against {time_text(time.compute)} a step); more events for "
                 f"each worker (batch.tokens_per_step) put that off. {_table_limit(pick)}"
             )
         nodes *= 2
@@ -110,5 +132,5 @@ def _table_limit(pick: Option) -> str:
     factor = (pick.available_bytes - parts.total + parts.item_table) / parts.item_table
     return (
         f"The item table takes {parts.item_table / 2**30:.2g} GiB of a worker's {pick.available_bytes / 2**30:.3g} "
-        f"GiB, and there is room for {factor:,.1f} times as many items."
+        f"GiB, and there is room for {factor:,.{1 if factor < 100 else 0}f} times as many items."
     )

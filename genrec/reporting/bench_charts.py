@@ -1,8 +1,6 @@
 """The figures of a benchmark of training: throughput over workers, memory by part, the time of a step by phase."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -10,81 +8,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from genrec.reporting import formats
 from genrec.reporting.bars import MAX_BARS, Bar, stacked_bars
-from genrec.reporting.bench_cases import PARTS, STEP_PARTS, Case, CaseLabels, reading, short_name
+from genrec.reporting.bench_cases import PARTS, STEP_PARTS, Case, CaseLabels
+from genrec.reporting.bench_scaling import Scaling, scalings
 from genrec.reporting.plots import MUTED, SERIES, TICK_STEPS, Chart, draw_grid, short_count, svg_chart
 
 MAX_CURVES = 4
-STEP_SIZE = ("batch.tokens_per_step", "batch.micro_batches_per_step")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.6)), (0, (6, 1.6, 1.6, 1.6)))
 MARKERS = ("o", "s", "^", "D")
-
-
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """Cases that differ in their number of workers alone, by rising number."""
-
-    label: str
-    cases: tuple[Case, ...]
-
-    @property
-    def speedups(self) -> tuple[float, ...]:
-        """Throughput of the most workers over that of the fewest, in each round where both were measured in all.
-
-        A machine whose speed drifts from round to round disturbs these less than the ratio of two medians.
-        """
-        few, many = (case.readings["events_per_s"] for case in (self.cases[0], self.cases[-1]))
-        if len(few) == len(many) and all(few) and self.cases[0].is_ok and self.cases[-1].is_ok:
-            return tuple(after / before for before, after in zip(few, many, strict=True))
-        return ((self.cases[-1].median("events_per_s") or 0.0) / (self.cases[0].median("events_per_s") or 1.0),)
-
-    @property
-    def efficiency(self) -> float:
-        """Throughput of the most workers as a part of what the fewest would give, times as many."""
-        return self.efficiency_of(self.speedup)
-
-    @property
-    def speedup(self) -> float:
-        """Throughput of the most workers over that of the fewest: the median of the rounds."""
-        return median(self.speedups)
-
-    def efficiency_of(self, speedup: float) -> float:
-        """A speedup as a part of the ideal one."""
-        return speedup * (self.cases[0].workers or 1) / (self.cases[-1].workers or 1)
-
-
-def scalings(cases: Sequence[Case]) -> list[Scaling]:
-    """The sets of cases that scale over workers, the fastest at its most workers first.
-
-    They differ in their number of workers alone; where there are none, in that and in a step that grows with it.
-    """
-    return _scalings(cases, same_step=True) or _scalings(cases, same_step=False)
-
-
-def _others(case: Case, same_step: bool) -> tuple[tuple[str, str], ...]:
-    """What must be alike in cases that scale: all but the workers; the step as a whole, or a worker's share of it."""
-    settings = {key: value for key, value in case.axes.items() if key != "cluster.workers"}
-    if not same_step:
-        sizes = {key: reading(settings.get(key)) for key in STEP_SIZE}
-        settings |= {key: size / (case.workers or 1) for key, size in sizes.items() if size is not None}
-    return tuple((key, str(value)) for key, value in settings.items())
-
-
-def _scalings(cases: Sequence[Case], *, same_step: bool) -> list[Scaling]:
-    sets: dict[tuple[tuple[str, str], ...], dict[int, Case]] = {}
-    for case in cases:
-        if case.mode == "full" and case.workers and case.median("events_per_s"):
-            sets.setdefault(_others(case, same_step), {}).setdefault(case.workers, case)
-    scaling = {others: by_workers for others, by_workers in sets.items() if len(by_workers) > 1}
-    values: dict[str, set[str]] = {}
-    for name, value in (axis for others in scaling for axis in others):
-        values.setdefault(name, set()).add(value)
-    found = []
-    for others, by_workers in scaling.items():
-        # Only what tells one curve from another.
-        label = ", ".join(f"{short_name(name)} {value}" for name, value in others if len(values[name]) > 1)
-        alike = "all settings alike" if same_step else "equal work for each worker"
-        found.append(Scaling(label or alike, tuple(by_workers[n] for n in sorted(by_workers))))
-    return sorted(found, key=lambda scaling: -(scaling.cases[-1].median("events_per_s") or 0.0))
 
 
 def training_charts(name: str, cases: Sequence[Case]) -> list[Chart]:

@@ -1,7 +1,7 @@
 """The sections of one benchmark's result: what it says, its figures and tables, what it ran on, how to run it again."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,22 @@ from genrec.bench.result import Result
 from genrec.reporting import formats, tables
 from genrec.reporting.bench_cases import is_training, reading, training_cases
 from genrec.reporting.bench_charts import training_charts
+from genrec.reporting.bench_scaling import loss_table, scalings
 from genrec.reporting.bench_summary import training_figures, training_summary
-from genrec.reporting.bench_tables import case_table, failed_table, medians_table, rows_table, step_table
+from genrec.reporting.bench_tables import (
+    case_table,
+    failed_table,
+    foreseen_table,
+    medians_table,
+    rows_table,
+    step_table,
+)
 from genrec.reporting.bench_words import what_was_measured
 from genrec.reporting.document import Section
 from genrec.reporting.tables import Group, Row
 
+BUSY = 1.5  # times the cores: a load above it disturbs
+MAX_BUSY = 4  # results that are named
 MAX_NAMED = 3  # medians in the sentence of a benchmark of any kind
 
 
@@ -35,8 +45,11 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
     """What the result at `path` gives to a report; the ids of its sections begin with `prefix`."""
     training = is_training(result)
     cases = training_cases(result.rows) if training else []
-    found = [case_table(cases), step_table(cases), failed_table(cases)] if training else [rows_table(result.rows)]
-    shown = [*found, None if training else medians_table(result.medians)]
+    if training:
+        lost = [loss_table(one) for one in scalings(cases)[:1]]  # of the setting that the summary names
+        shown = [case_table(cases), *lost, step_table(cases), foreseen_table(cases), failed_table(cases)]
+    else:
+        shown = [rows_table(result.rows), medians_table(result.medians)]
     about = (
         *what_was_measured(result, cases),
         f"Finished {finished(result)} at commit {result.commit}, {len(result.rows)} rows, from `{path}`.",
@@ -63,7 +76,7 @@ def bench_told(result: Result, path: str, *, prefix: str) -> Told:
         summary=tuple(summary),
         figures=tuple(training_figures(cases)) if training else (),
         sections=(main,),
-        alerts=tuple(busy_alert(result)),
+        alerts=tuple(mixed_alert(result)),
         details=(environment,),
     )
 
@@ -108,15 +121,31 @@ def _matrix_commands(result: Result) -> list[str]:
     ]
 
 
-def busy_alert(result: Result) -> list[str]:
-    """A warning when the machine had more to do than it has cores."""
-    load, cores = result.machine.get("load_average_1_min"), result.machine.get("cores")
-    if isinstance(load, int | float) and isinstance(cores, int | float) and load > 1.5 * cores:
-        return [
-            f"The machine of {result.name} was busy: a load of {load:.1f} on {cores:.0f} cores. Speeds and times say "
-            "little then, because other work took part of the cores; memory is not touched by that."
-        ]
-    return []
+def busy_alert(results: Sequence[Result]) -> list[str]:
+    """A warning when the machine had more to do than it has cores, one for all results."""
+    loads = [
+        (one.name, reading(one.machine.get("load_average_1_min")), reading(one.machine.get("cores"))) for one in results
+    ]
+    busy = [(name, load, cores) for name, load, cores in loads if load and cores and load > BUSY * cores]
+    if not busy:
+        return []
+    named = ", ".join(f"{name} (a load of {load:.1f} on {cores:.0f} cores)" for name, load, cores in busy[:MAX_BUSY])
+    more = f" and {len(busy) - MAX_BUSY} more" if len(busy) > MAX_BUSY else ""
+    return [
+        f"The machine was busy with other work while it measured {named}{more}. Speeds and times say little then, "
+        "because that took part of the cores; memory is not touched by it."
+    ]
+
+
+def mixed_alert(result: Result) -> list[str]:
+    """A warning when the rows were measured on machines of several kinds, which Ray may choose among."""
+    kinds = sorted({str(row["machine"]) for row in result.rows if row.get("machine")})
+    if len(kinds) < 2:
+        return []
+    return [
+        f"The cases of {result.name} were measured on {len(kinds)} kinds of machines ({'; '.join(kinds)}): compare "
+        "speeds of one kind only."
+    ]
 
 
 def _generic_sentence(result: Result) -> str:

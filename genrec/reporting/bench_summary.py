@@ -6,7 +6,7 @@ from statistics import median
 from genrec.bench.result import Summary
 from genrec.reporting import formats
 from genrec.reporting.bench_cases import Case
-from genrec.reporting.bench_charts import scalings
+from genrec.reporting.bench_scaling import loss_sentence, scalings
 from genrec.reporting.tables import Row
 
 STAGE = "engine.zero_stage"
@@ -87,7 +87,7 @@ def _scaling_sentence(cases: Sequence[Case]) -> str:
         efficiencies = [scaling.efficiency for scaling in found]
         low, high = formats.percent(min(efficiencies)), formats.percent(max(efficiencies))
         text += f"; {low} to {high} over {len(found)} settings"
-    return text + "."
+    return f"{text}.{loss_sentence(best)}"
 
 
 def _zero_pairs(cases: Sequence[Case]) -> dict[int, list[tuple[Case, Case]]]:
@@ -194,8 +194,9 @@ def _error_sentence(cases: Sequence[Case], what: str, predicted: str, measured: 
     if not errors:
         return ""
     worst, case = errors[-1]
+    number = "1 case" if len(errors) == 1 else f"{len(errors)} cases"
     return (
-        f"The predicted {what} is off by {_median_error(errors)} in the median of {len(errors)} cases, and by "
+        f"The predicted {what} is off by {_median_error(errors)} in the median of {number}, and by "
         f"{100 * worst:+.0f}% at worst (`{case.label}`)."
     )
 

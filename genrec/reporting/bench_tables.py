@@ -93,7 +93,7 @@ def _memory_columns(cases: Sequence[Case]) -> Iterator[_Shown]:
         missing = words(formats.MISSING)
         yield _Shown("Predicted", lambda case: _value(case, "predicted_bytes") if case.mode == "full" else missing)
         if _any(cases, "peak_bytes"):
-            yield _Shown("Error of it", lambda case: _error(case) if case.mode == "full" else missing)
+            yield _Shown("Error of it", lambda case: _error(case, "bytes") if case.mode == "full" else missing)
     for key, title in (("weights_bytes", "Weights kept"), ("optimizer_bytes", "Optimizer kept")):
         if _any(cases, key):
             yield _Shown(title, _of_reading(key))
@@ -117,8 +117,9 @@ def _spread(case: Case) -> Cell:
     return number_cell(spread, formats.percent(spread))
 
 
-def _error(case: Case) -> Cell:
-    seen, foreseen = case.median("peak_bytes"), case.median("predicted_bytes")
+def _error(case: Case, what: str) -> Cell:
+    """How far the prediction is off, of memory (`bytes`) or of the time of a step (`step_s`)."""
+    seen, foreseen = case.median("peak_bytes" if what == "bytes" else what), case.median(f"predicted_{what}")
     error = None if foreseen is None or not seen else foreseen / seen - 1
     return number_cell(error, formats.MISSING if error is None else f"{100 * error:+.0f}%")
 
@@ -133,6 +134,20 @@ def step_table(cases: Sequence[Case]) -> Table | None:
     labels = CaseLabels.of(timed)
     lines = [(words(labels[case]), *(_value(case, f"{part}_s") for part in parts)) for case in timed]
     return Table("Time of a step by phase", head, tuple(lines), "Medians." + labels.explained)
+
+
+def foreseen_table(cases: Sequence[Case]) -> Table | None:
+    """The time of a step beside the predicted one; None where none was predicted."""
+    known = [case for case in cases if case.median("predicted_step_s") is not None]
+    if not known:
+        return None
+    labels = CaseLabels.of(known)
+    lines = [
+        (words(labels[case]), _value(case, "step_s"), _value(case, "predicted_step_s"), _error(case, "step_s"))
+        for case in known
+    ]
+    head = columns("Case", "Measured", "Predicted", "Error")
+    return Table("Predicted time of a step", head, tuple(lines), "Medians." + labels.explained)
 
 
 def failed_table(cases: Sequence[Case]) -> Table | None:

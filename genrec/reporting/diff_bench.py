@@ -27,8 +27,8 @@ class _Subject:
 def diff_results(before: BenchSource, after: BenchSource, threshold: float, *, strict: bool) -> Diff:
     """What changed between two results of one benchmark.
 
-    Raises ConfigError when they share no case, and with `strict` when no case has two readings on both sides: there is
-    then no noise to know, and a gate could not fail.
+    Raises ConfigError when they share no case, and with `strict` when no case has two readings on both sides and none
+    has begun to fail: there is then no noise to know, and a gate could not fail.
     """
     old, new = _subjects(before), _subjects(after)
     shared = [name for name in old if name in new]
@@ -41,10 +41,11 @@ def diff_results(before: BenchSource, after: BenchSource, threshold: float, *, s
     changes += [_one_sided(name, "new", new[name]) for name in new if name not in old]
     single = {change.subject for change in changes if change.verdict == ONE_READING}
     judgeable = [c for c in changes if isinstance(c.before, Measured) and c.verdict != ONE_READING]
-    if strict and single and not judgeable:
+    if strict and not judgeable and not any(change.is_regression for change in changes):
+        why = "has two readings on both sides" if single else "has a reading on both sides"
         raise ConfigError(
-            f"No case of {before.path} and {after.path} has two readings on both sides, so nothing tells a change from "
-            "noise; measure with more repetitions."
+            f"No case of {before.path} and {after.path} {why}, so nothing tells a change from noise; measure with more "
+            "repetitions, and mend the cases that fail."
         )
     notes = [f"{len(single)} cases were read once on a side, so they get no verdict."] if single else []
     return Diff(_side(before), _side(after), threshold, tuple(changes), tuple(notes))

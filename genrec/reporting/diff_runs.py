@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from genrec.errors import DataError, ProtocolError
+from genrec.errors import ConfigError, DataError, ProtocolError
 from genrec.reporting import comparison_tables, formats, tables
 from genrec.reporting.comparison import compare_runs
 from genrec.reporting.diff import NOT_THE_MACHINE, Diff, Side
@@ -16,11 +16,17 @@ QUALITY = {"better beyond noise": "better", "worse beyond noise": "worse"}
 def diff_runs(before: Path, after: Path, threshold: float, *, strict: bool) -> Diff:
     """What changed from one run to another; the deciding metric, throughput and peak memory may be regressions.
 
-    With `strict`, raises ProtocolError or DataError when only the quality cannot be compared; else that is a note.
+    With `strict`, raises ProtocolError or DataError when only the quality cannot be compared, and ConfigError when
+    nothing can; else that is a note.
     """
     old, new = read_runs([before, after])
     changes, notes = _quality(old, new, strict=strict)
     changes += [change for change in (_throughput(old, new, threshold), _memory(old, new, threshold)) if change]
+    if strict and not changes:
+        raise ConfigError(
+            f"{before} and {after} have neither a test result nor log lines of both to compare, so no gate can judge; "
+            "train them for longer, or give others."
+        )
     return Diff(_side(old), _side(new), threshold, tuple(changes), tuple(notes))
 
 

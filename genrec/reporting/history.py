@@ -77,6 +77,22 @@ class History:
         return len(self.train["step"])
 
     @property
+    def events_trained(self) -> Floats:
+        """Events trained on up to each training line [num_lines]: epochs done times the events of an epoch.
+
+        The events of an epoch are the median over the lines of throughput times time over epochs done in it, so that
+        a validation, whose time a line may hold, does not count.
+        """
+        epochs = self.train["epoch"]
+        if len(epochs) < 2:
+            return np.full(len(epochs), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            elapsed = np.diff(self.train["elapsed_s"])
+            per_epoch = self.train["events_per_s"][1:] * elapsed / np.diff(epochs)
+        known = per_epoch[np.isfinite(per_epoch) & (per_epoch > 0)]
+        return epochs * (float(np.median(known)) if len(known) else np.nan)
+
+    @property
     def restart_steps(self) -> list[int]:
         """The steps at which the run was resumed."""
         return [start.step for start in self.starts if start.resumed]

@@ -8,7 +8,7 @@ from typing import Any
 
 from genrec.reporting import formats
 from genrec.reporting.bench_cases import is_training, training_cases
-from genrec.reporting.bench_sections import Told, bench_told
+from genrec.reporting.bench_sections import Told, bench_told, busy_alert
 from genrec.reporting.bench_summary import CASES
 from genrec.reporting.bench_words import words_section
 from genrec.reporting.document import Document, Section
@@ -46,7 +46,10 @@ def report_document(paths: Sequence[Path]) -> Document:
             *(section for part in told for section in part.details),
             again,
         ),
-        alerts=tuple(alert for part in told for alert in part.alerts),
+        alerts=(
+            *busy_alert([source.result for source in sources.results]),
+            *(alert for part in told for alert in part.alerts),
+        ),
     )
 
 

@@ -25,6 +25,7 @@ def run_charts(history: History, metric: str) -> list[Chart]:
         _memory(history),
         _gradient_norm(history),
         _learning_rate(history),
+        *_losses(history),
     ]
     return [chart for chart in charts if chart is not None]
 
@@ -81,6 +82,44 @@ def _loss(history: History) -> Chart | None:
     )
 
 
+def _losses(history: History) -> list[Chart | None]:
+    """The loss over the events trained on and over time, which other batch sizes and other hardware compare by."""
+    unit_s, unit = _time_unit(history.largest("elapsed_s") or 0.0)
+    events = "Events that the run has trained on: epochs times the events of one."
+    return [
+        _loss_over(history, "loss-events", "events trained on", history.events_trained, events),
+        _loss_over(
+            history,
+            "loss-time",
+            "training time",
+            history.train["elapsed_s"] / unit_s,
+            f"{unit.capitalize()} of training over all starts.",
+        ),
+    ]
+
+
+def _loss_over(history: History, name: str, over: str, positions: Floats, caption: str) -> Chart | None:
+    """A chart of the loss over another axis than the step; None with fewer than two points."""
+    known = np.isfinite(positions) & np.isfinite(history.train["loss"])
+    if known.sum() < 2:
+        return None
+    values = history.train["loss"][known]
+    title, value = f"Loss over {over}", f"{formats.number(float(values[-1]))} last"
+    svg = line_chart(
+        name,
+        [Line(positions[known], values)],
+        description=f"{title}, {value}. {caption}",
+        value_format=lambda value: f"{value:.4g}",
+        from_zero=False,
+    )
+    return Chart(title, value, f"Nats per target. {caption}", svg)
+
+
+def _time_unit(longest_s: float) -> tuple[float, str]:
+    """The unit of time that suits a duration: its seconds, and its name."""
+    return next((size, name) for size, name in TIME_UNITS if longest_s >= 2 * size or size == 1)
+
+
 def _validation(history: History, metric: str) -> Chart | None:
     cut_off = metric.partition("@")[2]
     names = [metric, *(f"{family}@{cut_off}" for family in ("hr", "ndcg", "mrr") if f"{family}@{cut_off}" != metric)]
@@ -117,7 +156,7 @@ def _quality_over_time(history: History, metric: str) -> Chart | None:
     if not known.any():
         return None
     total_s = float(elapsed_s[known].max())
-    unit_s, unit = next((size, name) for size, name in TIME_UNITS if total_s >= 2 * size or size == 1)
+    unit_s, unit = _time_unit(total_s)
     best = int(np.argmax(np.where(known, values, -np.inf)))
     near = float(elapsed_s[np.argmax(known & (values >= NEAR_BEST * values[best]))])
     title = f"{formats.metric_name(metric)} over time"

@@ -11,6 +11,7 @@ from genrec.reporting import formats, run_sections, tables
 from genrec.reporting.document_page import write_file
 from genrec.reporting.history import read_history
 from genrec.reporting.page import render_page
+from genrec.reporting.profiles import profile_section, read_profile
 from genrec.reporting.run_charts import lines_per_point, run_charts
 from genrec.reporting.runs_read import read_evaluation, read_object
 from genrec.run_dir import RunDir, open_run, write_atomically
@@ -20,6 +21,7 @@ SECTIONS = (
     ("slices", "Slices"),
     ("protocol", "Protocol"),
     ("curves", "Curves"),
+    ("profile", "Profile"),
     ("starts", "Starts"),
     ("data", "Data"),
     ("config", "Config"),
@@ -56,11 +58,13 @@ def _page(run: RunDir) -> str:
     manifest, note = _manifest(config)
     result = run_sections.result(evaluation, metric, manifest.best_known if manifest else {})
     settings = tables.config_groups(config)
+    profile = profile_section(read_profile(run))
     bad_steps = history.train["step"][~np.isfinite(history.train["loss"])].astype(int).tolist()
     present = {
         "result": result is not None,
         "slices": result is not None and bool(result["slices"]),
         "protocol": result is not None and bool(result["protocol"]),
+        "profile": profile is not None,
         "starts": bool(history.starts),
         "data": manifest is not None,
     }
@@ -77,6 +81,7 @@ def _page(run: RunDir) -> str:
         result=result,
         metric=formats.metric_name(metric),
         charts=run_charts(history, metric),
+        profile=profile,
         num_restarts=len(history.restart_steps),
         num_bad=len(bad_steps),
         lines_per_point=lines_per_point(history),

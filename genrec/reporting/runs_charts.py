@@ -38,7 +38,7 @@ def runs_charts(runs: Sequence[ReadRun]) -> list[Chart]:
     unit_s, unit = next((size, name) for size, name in TIME_UNITS if longest_s >= 2 * size or size == 1)
 
     def events(run: ReadRun) -> Floats:
-        return run.events_trained
+        return run.history.events_trained
 
     def elapsed(run: ReadRun) -> Floats:
         return run.history.train["elapsed_s"] / unit_s

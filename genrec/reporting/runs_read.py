@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genrec.config import ExperimentConfig
 from genrec.errors import DataError
-from genrec.reporting.history import Floats, History, read_history
+from genrec.reporting.history import History, read_history
 from genrec.run_dir import RunDir, open_run
 
 
@@ -25,22 +23,6 @@ class ReadRun:
     history: History
     evaluation: dict[str, dict[str, Any]]
     environment: dict[str, Any]
-
-    @property
-    def events_trained(self) -> Floats:
-        """Events trained on up to each training line [num_lines]: epochs done times the events of an epoch.
-
-        The events of an epoch are the median over the lines of throughput times time over epochs done in it, so that
-        a validation, whose time a line may hold, does not count.
-        """
-        epochs = self.history.train["epoch"]
-        if len(epochs) < 2:
-            return np.full(len(epochs), np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            elapsed = np.diff(self.history.train["elapsed_s"])
-            per_epoch = self.history.train["events_per_s"][1:] * elapsed / np.diff(epochs)
-        known = per_epoch[np.isfinite(per_epoch) & (per_epoch > 0)]
-        return epochs * (float(np.median(known)) if len(known) else np.nan)
 
 
 def read_runs(paths: Sequence[Path]) -> list[ReadRun]:

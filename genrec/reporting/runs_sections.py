@@ -11,6 +11,7 @@ from genrec.reporting.bench_sections import Told
 from genrec.reporting.comparison import Comparison, compare_runs
 from genrec.reporting.document import Cell, Column, Section, Table, columns, number_cell, words
 from genrec.reporting.history import metric_values
+from genrec.reporting.profiles import profile_section, profiled, read_profile
 from genrec.reporting.run_sections import summary as run_summary
 from genrec.reporting.runs_charts import quality_chart, runs_charts
 from genrec.reporting.runs_read import ReadRun, read_runs
@@ -25,6 +26,7 @@ def runs_told(paths: Sequence[Path]) -> Told:
     sections = [
         Section("runs", "Runs", tables=(_runs_table(runs),)),
         Section("curves", "Curves", charts=tuple(runs_charts(runs))),
+        *_profiles(runs),
         *_quality(runs, comparison, refusal),
         *_settings(runs),
         Section("runs-environment", "Environment of the runs", groups=tuple(_environments(runs))),
@@ -35,6 +37,15 @@ def runs_told(paths: Sequence[Path]) -> Told:
         figures=tuple(_figures(runs, comparison)),
         sections=tuple(section for section in sections if section is not None),
     )
+
+
+def _profiles(runs: Sequence[ReadRun]) -> list[Section]:
+    """Where a step's time goes: in detail of one run, a bar each of several; nothing where none was profiled."""
+    if len(runs) == 1:
+        section = profile_section(read_profile(runs[0].directory))
+        return [] if section is None else [section]
+    chart = profiled([(run.name, run.directory) for run in runs])
+    return [] if chart is None else [Section("profile", "Profile", charts=(chart,))]
 
 
 def _compared(runs: Sequence[ReadRun]) -> tuple[Comparison | None, str]:

@@ -1,7 +1,6 @@
 """What happens before a launcher starts workers: data prepared, the run directory checked, resumed or made fresh."""
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from genrec.config import AutoConfig, DeepSpeedConfig, ExperimentConfig, config_
 from genrec.data.item_types import read_item_types
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.errors import ConfigError, RunError
+from genrec.machine_facts import cores, gpus, processor
 from genrec.run_dir import (
     RunDir,
     load_saved_config,
@@ -265,8 +265,9 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "versions": installed_versions(),
         "platform": platform.platform(),
-        "processor": _processor(),
-        "cpus": _cpus(),
+        "processor": processor(),
+        "cpus": cores(),
+        **({"gpu": found} if (found := gpus()) else {}),
     }
 
 
@@ -280,13 +281,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor()
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,6 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.doctor",
         "genrec.file_lock",
         "genrec.log_lines",
+        "genrec.machine_facts",
         "genrec.whole_file",
     ),
     (

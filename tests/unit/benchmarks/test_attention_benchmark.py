@@ -5,6 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
+import attention
 from attention import check, measure
 
 
@@ -22,6 +23,18 @@ def test_every_kernel_has_its_readings() -> None:
     }
     assert len(result.rows) == len(kernels) * 2 * 2 * 2  # lengths, directions, rounds
     assert result.medians["hstu backward 70 genrec"]["times_reference"]["count"] == 2
+
+
+def test_a_reference_without_memory_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 GiB.")
+
+    monkeypatch.setattr(attention, "check", no_memory)
+    result = measure(Namespace(lengths=[5], tokens=10, heads=2, dim=4, rounds=1, device="cpu", threads=1))
+    assert [(row["attention"], row["direction"], row["status"]) for row in result.rows] == [
+        (family, direction, "out-of-memory") for family in ("softmax", "hstu") for direction in ("forward", "backward")
+    ]
+    assert result.medians == {}
 
 
 def test_a_wrong_kernel_is_refused() -> None:

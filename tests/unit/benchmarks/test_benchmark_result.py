@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from genrec.bench.result import Result, git_commit, installed_versions, read_result, summarize, write_result
+from genrec.errors import ConfigError
+from script import run_script
 
 
 def a_result() -> Result:
@@ -44,3 +46,13 @@ def test_commit_is_unknown_outside_a_checkout(tmp_path: Path) -> None:
 
 def test_versions_leave_out_what_is_not_installed() -> None:
     assert set(installed_versions(("torch", "no-such-package-here"))) == {"torch"}
+
+
+def test_a_script_that_is_refused_ends_with_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise ConfigError("A beam of width 5 finds at most 5 items; widen it.")
+
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "Error: A beam of width 5 finds at most 5 items; widen it.\n"

@@ -9,7 +9,7 @@ import pytest
 
 import checkpoint_cost
 from checkpoint_cost import CHECKPOINTS, medians_of, share_within, span_of, step_seconds
-from genrec.bench.result import read_result
+from genrec.bench.result import Row, read_result
 
 CONFIG = """\
 name: tiny
@@ -56,7 +56,10 @@ def test_ratios_are_taken_within_a_round() -> None:
         (1, "async"): 2.0,
         (1, "sync"): 2.0,
     }
-    rows = [{"round": n, "side": m, "step_s": s, "checkpoint_bytes": 7} for (n, m), s in times.items()]
+    good = {"status": "ok", "checkpoint_bytes": 7}
+    rows: list[Row] = [{"round": n, "side": m, "step_s": s, **good} for (n, m), s in times.items()]
+    rows.append({"round": 2, "side": "none", "step_s": 9.0, **good})
+    rows.append({"round": 2, "side": "async", "status": "out-of-memory", "error": "killed"})
     found = medians_of(rows)
     assert found["async_ratio"]["median"] == pytest.approx(1.05)
     assert found["sync_ratio"]["maximum"] == pytest.approx(1.5)

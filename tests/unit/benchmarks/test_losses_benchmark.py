@@ -4,7 +4,9 @@ from argparse import Namespace
 
 import pytest
 
+import losses
 from losses import LOSSES, MATERIALISED, NUM_TARGETS, Contender, measure
+from script import out_of_memory_row
 
 
 def test_the_materialised_softmax_is_the_chunked_one() -> None:
@@ -23,3 +25,20 @@ def test_every_loss_has_its_readings() -> None:
     assert result.medians["full dim 8"]["step_times_materialised"]["count"] == 1
     assert result.medians["materialised dim 8"]["loss_times_materialised"]["median"] == 1.0
     assert NUM_TARGETS == 6_400 and len(LOSSES) == 11
+
+
+def test_a_loss_without_memory_is_a_row_and_then_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*arguments: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setitem(losses.OTHERS, "deepspeed-chunked", no_memory)
+    result = measure(Namespace(items=50, dims=[8], rounds=1, only=["full", "deepspeed-chunked"], threads=1))
+    (failed,) = (row for row in result.rows if row["status"] != "ok")
+    assert (failed["loss"], failed["status"]) == ("deepspeed-chunked", "out-of-memory")
+    assert len(result.rows) == 1 + 2 * 2
+    assert result.medians["deepspeed-chunked dim 8"]["step_times_materialised"] is None
+
+
+def test_another_error_is_not_taken_for_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        out_of_memory_row(RuntimeError("shapes do not match"))

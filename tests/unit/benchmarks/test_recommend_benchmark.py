@@ -8,7 +8,7 @@ from whole_number_model import WholeNumberModel
 
 from genrec.data.schema import ITEMS_FILE
 from genrec.inference.recommender import Recommender
-from recommend import answer, histories_of
+from recommend import answer, command_once, histories_of
 
 
 def test_histories_are_answered_in_requests(
@@ -29,3 +29,9 @@ def test_histories_are_answered_in_requests(
     monkeypatch.setattr(recommender, "recommend_many", watched)
     assert answer(recommender, histories, 3, 4) > 0
     assert sizes == [3, 3, 1]
+
+
+def test_a_command_that_fails_is_a_row(tmp_path: Path) -> None:
+    row = command_once(tmp_path / "no-run", 3)
+    assert row["status"] == "failed"
+    assert "no-run" in str(row["error"])

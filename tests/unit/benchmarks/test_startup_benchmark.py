@@ -1,8 +1,11 @@
 """The start-up benchmark reads the `start` line of a run."""
 
+from pathlib import Path
+
 import pytest
 
-from startup import phases_of, summarize_rows
+from genrec.bench.result import Row
+from startup import phases_of, start_once, summarize_rows
 
 RECORDS = [
     {
@@ -24,9 +27,11 @@ def test_phases_are_columns_and_add_up() -> None:
 
 
 def test_medians_by_launcher() -> None:
-    rows = [
-        {"launcher": name, **phases_of(RECORDS), "process_s": s} for name, s in (("ray", 4), ("local", 1), ("ray", 8))
+    rows: list[Row] = [
+        {"launcher": name, "status": "ok", **phases_of(RECORDS), "process_s": s}
+        for name, s in (("ray", 4), ("local", 1), ("ray", 8))
     ]
+    rows.append({"launcher": "ray", "status": "out-of-time", "error": "hung"})
     medians = summarize_rows(rows)
     assert medians["ray"]["process_s"] == {"median": 6.0, "minimum": 4.0, "maximum": 8.0, "count": 2}
     assert medians["local"]["process_s"]["median"] == 1.0
@@ -35,3 +40,10 @@ def test_medians_by_launcher() -> None:
 def test_a_run_that_was_resumed_has_two_starts() -> None:
     with pytest.raises(ValueError, match="too many values"):
         phases_of([RECORDS[0], *RECORDS])
+
+
+def test_a_start_that_fails_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = start_once(str(tmp_path / "missing.yaml"), [], "local")
+    assert row["status"] == "failed"
+    assert "missing.yaml" in str(row["error"])

@@ -1,6 +1,7 @@
 """`genrec plan`: its tables, its JSON, the described cluster, calibration, and its sentences."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from genrec.planning.command import calibration_of
 from genrec.planning.fit import check_memory
 from genrec.planning.machine import Machine, read_cluster, this_machine
 from genrec.planning.planner import Plan, make_plan
-from genrec.planning.scaling import scaling_of
+from genrec.planning.scaling import limit_sentence, scaling_of
+from genrec.planning.step_time import StepTime
 from genrec.planning.workload import read_windows
 
 RATES = Calibration(flops_per_s=1e10, overhead_s=0.001, source="a test")
@@ -134,6 +136,26 @@ def test_described_cluster_scales_and_something_breaks(config: Callable[..., Exp
     calm = scaling_of(make_plan(one, read_windows(one, repeats=True), fast, slow))
     assert calm is not None
     assert calm.breaks_first.startswith("Nothing breaks up to ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        ({"compute": 0.2}, ""),
+        ({"communication": 0.2}, ""),
+        (
+            {"data": 0.9},
+            r"\(900\sms of 900\sms\) is reading data, which a worker waits for at 2,000,000 events a second",
+        ),
+        ({"optimizer": 0.3}, r"\(300\sms of 330\sms\) is the optimizer's update"),
+        ({"overhead": 0.3}, r"\(300\sms of 330\sms\) is the fixed cost of micro-batches"),
+    ],
+)
+def test_what_limits_one_node_is_said_before_what_breaks(seconds: dict[str, float], words: str) -> None:
+    parts = dict.fromkeys(("compute", "communication", "optimizer", "overhead", "data"), 0.01)
+    said = limit_sentence(StepTime(**{**parts, **seconds}, sent_bytes=0.0))
+    assert bool(said) == bool(words)
+    assert re.search(words, said)
 
 
 @pytest.mark.parametrize(

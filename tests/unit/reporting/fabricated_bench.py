@@ -80,6 +80,17 @@ def _sharded(name: str, stage: int) -> bool:
     return stage >= {"optimizer": 1, "gradients": 2, "weights": 3}.get(name, 9)
 
 
+def scaling_rows(rates: dict[int, tuple[float, ...]]) -> list[Row]:
+    """Cases with the same work for each worker, one reading a round."""
+    return [
+        {"case": f"{workers} workers", "cluster.workers": workers, "batch.tokens_per_step": 4_096 * workers}
+        | {"batch.micro_batches_per_step": workers, "workers": workers, "mode": "full", "status": "ok"}
+        | {"repetition": turn, "events_per_s": rate}
+        for workers, of_rounds in rates.items()
+        for turn, rate in enumerate(of_rounds)
+    ]
+
+
 def other_rows() -> list[Row]:
     """Rows of a script under benchmarks/: another shape."""
     return [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fabricated_bench import MACHINE, other_rows, result_of, training_rows, write_bench
+from fabricated_bench import MACHINE, other_rows, result_of, scaling_rows, training_rows, write_bench
 from html_page import Page, check_accessible, check_self_contained
 from typer.testing import CliRunner
 
@@ -14,8 +14,8 @@ from genrec.cli import app
 from genrec.errors import DataError, RunError
 from genrec.reporting.bars import MAX_BARS, Bar, stacked_bars
 from genrec.reporting.bench_cases import CaseLabels, training_cases
-from genrec.reporting.bench_charts import scalings, training_charts
-from genrec.reporting.bench_sections import commands
+from genrec.reporting.bench_charts import training_charts
+from genrec.reporting.bench_sections import busy_alert, commands, mixed_alert
 from genrec.reporting.bench_summary import training_figures, training_summary
 from genrec.reporting.bench_tables import case_table, medians_table, rows_table
 from genrec.reporting.document import Table
@@ -94,30 +94,6 @@ def test_what_workers_keep_is_said_by_stage() -> None:
         "1 GiB and 512 MiB at ZeRO-1."
     )
     assert [column.name for column in case_table(cases).columns][-2:] == ["Weights kept", "Optimizer kept"]
-
-
-def scaling_rows(rates: dict[int, tuple[float, ...]]) -> list[Row]:
-    """Cases with the same work for each worker, one reading a round."""
-    return [
-        {"case": f"{workers} workers", "cluster.workers": workers, "batch.tokens_per_step": 4_096 * workers}
-        | {"batch.micro_batches_per_step": workers, "workers": workers, "mode": "full", "status": "ok"}
-        | {"repetition": turn, "events_per_s": rate}
-        for workers, of_rounds in rates.items()
-        for turn, rate in enumerate(of_rounds)
-    ]
-
-
-def test_a_step_may_grow_with_the_workers_and_ratios_are_taken_within_rounds() -> None:
-    cases = training_cases(scaling_rows({1: (100.0, 50.0, 80.0), 2: (180.0, 95.0, 120.0)}))
-    (found,) = scalings(cases)
-    assert found.label == "equal work for each worker"
-    assert found.speedups == (1.8, 1.9, 1.5)
-    assert found.speedup == 1.8  # and not 120 / 80
-    assert (
-        "2 workers have 1.8 times the throughput of 1 (equal work for each worker): 90% scaling efficiency, 75% to 95% "
-        "over 3 rounds."
-    ) in training_summary(cases)
-    assert [chart.title for chart in training_charts("x", cases)] == ["Throughput over workers"]
 
 
 def test_a_reader_is_told_what_was_measured_and_what_the_words_mean(tmp_path: Path) -> None:
@@ -212,13 +188,6 @@ def test_markdown_has_the_same_content(training: Path) -> None:
     assert widths == {next(line.count("|") for line in text.splitlines() if line.startswith("| Case |"))}
 
 
-def test_scaling_takes_cases_that_differ_in_workers_alone() -> None:
-    found = scalings(training_cases(training_rows()))
-    assert [scaling.label for scaling in found] == [f"zero_stage {stage}" for stage in range(4)]
-    assert [case.workers for case in found[0].cases] == [1, 2, 4]
-    assert scalings(training_cases([row for row in training_rows() if row["workers"] == 2])) == []
-
-
 @pytest.mark.parametrize(
     "missing", ["events_per_s", "peak_bytes", "predicted_bytes", "step_s", "workers", "mode", "error"]
 )
@@ -300,6 +269,17 @@ def test_a_matrix_is_written_out_to_be_measured_again() -> None:
 def test_a_busy_machine_is_said(tmp_path: Path) -> None:
     path = write_bench(tmp_path / "a.json", other_rows(), machine={**MACHINE, "load_average_1_min": 40.0})
     assert "a load of 40.0 on 8 cores" in page_of(path).text
+    many = [result_of(other_rows(), f"r{n}", machine={**MACHINE, "load_average_1_min": 40.0}) for n in range(6)]
+    (alert,) = busy_alert(many)
+    assert "r3 (a load of 40.0 on 8 cores) and 2 more. Speeds" in alert
+    assert busy_alert([result_of(other_rows())]) == []
+
+
+def test_machines_of_two_kinds_are_said() -> None:
+    rows: list[Row] = [{"case": "a", "status": "ok", "machine": kind} for kind in ("one", "two", "one")]
+    (alert,) = mixed_alert(result_of(rows))
+    assert "measured on 2 kinds of machines (one; two)" in alert
+    assert mixed_alert(result_of(rows[:1])) == []
 
 
 def test_cells_sort_by_their_number(training: Path) -> None:

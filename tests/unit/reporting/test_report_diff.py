@@ -94,6 +94,28 @@ def test_one_reading_gets_no_verdict_and_no_gate(base: Path) -> None:
         gate(once, again)
 
 
+def test_a_case_that_begins_to_fail_is_judged_after_one_reading(base: Path) -> None:
+    once = write_bench(base.with_name("once.json"), training_rows(1))
+    failed = [{**row, "status": "failed"} if row["case"] == "zero0-1w" else row for row in training_rows(1)]
+    code, said = gate(once, write_bench(base.with_name("failed.json"), failed))
+    assert code == 1
+    assert "regression: zero0-1w: status ok -> failed" in said
+
+
+def test_no_gate_passes_where_every_case_fails_on_both_sides(base: Path) -> None:
+    rows: list[Row] = [{**row, "status": "timed-out"} for row in training_rows(2)]
+    sides = [write_bench(base.with_name(f"{name}.json"), rows) for name in ("before", "after")]
+    with pytest.raises(ConfigError, match=r"No case of .* has a reading on both sides"):
+        gate(*sides)
+    assert diff(*sides).changes == ()
+
+
+def test_no_gate_passes_for_runs_with_nothing_to_compare(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / name, complete_records(600)[:1]).root for name in ("a", "b")]
+    with pytest.raises(ConfigError, match="no gate can judge; train them for longer"):
+        gate(*paths)
+
+
 def test_other_machines_are_said_and_no_gate_judges_them(base: Path) -> None:
     machine = {**MACHINE, "cores": 2, "load_average_1_min": 3.0, "system": "Linux 7"}
     other = write_bench(base.with_name("other.json"), training_rows(), machine=machine)

@@ -108,11 +108,11 @@ def test_events_are_epochs_times_the_events_of_one(tmp_path: Path) -> None:
     for record in records[8:]:  # a validation of ten minutes between two lines
         record["elapsed_s"] += 600
     (run,) = read_runs([write_run(tmp_path / "run", records).root])
-    events = run.events_trained
+    events = run.history.events_trained
     assert events[-1] == pytest.approx(190 * 0.12 * 1_000)
     assert np.all(np.diff(events) > 0)
     (one,) = read_runs([write_run(tmp_path / "one", [train_record(10)]).root])
-    assert np.isnan(one.events_trained).all()
+    assert np.isnan(one.history.events_trained).all()
 
 
 def test_curves_with_nothing_to_draw_are_left_out(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def test_a_complete_run_shows_everything(complete: tuple[str, Page]) -> None:
         "Peak memory",
         "Gradient norm",
         "Learning rate",
+        "Loss",
+        "Loss",
     ]
     assert "Finished Step 1,800, epoch 30" in shown.text
     assert "NDCG@10 0.0406 0.0045 9.02× 0.0431 94%" in shown.text
