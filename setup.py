@@ -33,6 +33,7 @@ setup(
         "pyyaml>=6",
         "jinja2>=3.1",
         "markupsafe>=2.1",
+        "aiohttp>=3.9",
     ],
     extras_require={
         "tune": ["optuna>=4.2"],

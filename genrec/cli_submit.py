@@ -14,10 +14,11 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from genrec.cli_options import options_of
+from genrec.config_secrets import secrets_in
 from genrec.errors import ConfigError
 from genrec.launch.cluster_facts import dashboard_of
 from genrec.launch.job_command import NOT_ON_A_CLUSTER
-from genrec.launch.options import EntrypointOptions, ManifestOptions, Platform, checked_options
+from genrec.launch.options import EntrypointOptions, ManifestOptions, Platform, PlatformOptions, checked_options
 from genrec.reporting import formats
 
 _YEAR = len("2026-")  # a table of 80 columns has no room for it
@@ -33,7 +34,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a ta
 jobs = typer.Typer(help="Jobs of a cluster: list, logs, stop, status.", no_args_is_help=True)
 
 
-@options_of({EntrypointOptions: "The job", ManifestOptions: "The machines of a manifest (--render)"})
+@options_of(
+    {
+        EntrypointOptions: "The job",
+        ManifestOptions: "The machines of a manifest (--render)",
+        PlatformOptions: "What one platform knows (--render)",
+    }
+)
 def submit(
     context: typer.Context,
     command: Annotated[
@@ -90,6 +97,12 @@ def _parsed(context: typer.Context, command: list[str]) -> Mapping[str, Any]:
     group = context.find_root().command
     assert isinstance(group, TyperGroup)
     name, *arguments = command
+    for word in arguments:
+        if secrets := secrets_in(word) or secrets_in(word.partition("=")[2]):
+            raise ConfigError(
+                f"A word of the command holds credentials ({', '.join(secrets)}), and Ray's pages show it to all users "
+                "of the cluster; leave them out, and give them to the machines (docs/security.md)."
+            )
     possible = [known for known in group.commands if known not in NOT_ON_A_CLUSTER]
     if name not in possible:
         raise ConfigError(f"`genrec {name}` cannot be sent to a cluster; these can: {', '.join(possible)}.")

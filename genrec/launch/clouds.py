@@ -3,14 +3,30 @@
 Their shape is Ray's own (ray/autoscaler/ray-schema.json); machines are described in the words of each cloud.
 """
 
+import shlex
 from typing import Any
+from urllib.parse import urlsplit
 
 from genrec.errors import ConfigError
 from genrec.launch.manifest_yaml import dump
-from genrec.launch.options import DATA_LABELS, MADE_BY, WORKER_LABELS, JobDescription, submit_line
+from genrec.launch.options import (
+    DATA_LABELS,
+    MADE_BY,
+    WORKER_LABELS,
+    JobDescription,
+    platform_name,
+    refuse_unknown,
+    submit_line,
+)
 
 DISK_GIB = 200
+MAX_NAME = 35
+"""Google Cloud allows 63 characters for `ray-NAME-worker-12345678-compute`."""
 IDLE_MINUTES = 15
+DRIVER_WAIT_S = 600
+"""Time for a new machine of Google Cloud to install NVIDIA's driver at its first start."""
+CONTAINER_USER = 1000
+"""Of the image, launch/Dockerfile."""
 _AWS = {"region": "us-west-2", "cpu": "m6i.2xlarge", "data": "m6i.2xlarge", "head": "m6i.large"}
 _GCP = {"region": "us-west1", "cpu": "n2-standard-8", "data": "n2-standard-8", "head": "n2-standard-2"}
 
@@ -19,31 +35,45 @@ Cluster = dict[str, Any]
 
 def aws(job: JobDescription) -> str:
     """The cluster file for AWS."""
-    manifest = job.options.manifest
-    region = manifest.region or _AWS["region"]
+    refuse_unknown(job, "aws")
+    manifest, platform = job.options.manifest, job.options.platform
+    region = platform.region or _AWS["region"]
+    machine = _machine(job, "aws", _AWS["cpu"])
+    image = _machine_image(
+        job,
+        "aws",
+        "`aws ssm get-parameter --query Parameter.Value --output text --name /aws/service/deeplearning/ami/x86_64/"
+        f"base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id --region {region}` names one",
+    )
     disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": DISK_GIB, "VolumeType": "gp3", "Encrypted": True}}
 
     def node(machine: str, *, spot: bool = False) -> Cluster:
-        config: Cluster = {"InstanceType": machine, "BlockDeviceMappings": [disk]}
+        config: Cluster = {"InstanceType": machine, "ImageId": image, "BlockDeviceMappings": [disk]}
         # The second version of the metadata service wants a token, which a request forged elsewhere has not.
         config["MetadataOptions"] = {"HttpTokens": "required", "HttpPutResponseHopLimit": 2}
         return config | ({"InstanceMarketOptions": {"MarketType": "spot"}} if spot else {})
 
     cluster = _cluster(job, {"type": "aws", "region": region, "cache_stopped_nodes": False})
     cluster["available_node_types"] = _node_types(
-        job, node(_AWS["head"]), node(_machine(job, "aws", _AWS["cpu"]), spot=manifest.spot), node(_AWS["data"])
+        job, node(_AWS["head"]), node(machine, spot=manifest.spot), node(_AWS["data"])
     )
     return dump(_steps(job, "aws.yaml"), cluster)
 
 
 def gcp(job: JobDescription) -> str:
     """The cluster file for Google Cloud."""
-    manifest = job.options.manifest
-    if manifest.project is None:
+    refuse_unknown(job, "gcp")
+    manifest, platform = job.options.manifest, job.options.platform
+    if platform.project is None:
         raise ConfigError("--render gcp needs --project, the id of the project whose machines are used.")
-    region = manifest.region or _GCP["region"]
-    image = "common-gpu-debian-12" if job.machine_gpus else "common-cpu-debian-12"
-    source = f"projects/deeplearning-platform-release/global/images/family/{image}"
+    region = platform.region or _GCP["region"]
+    chosen = _machine(job, "gcp", _GCP["cpu"])
+    source = _machine_image(
+        job,
+        "gcp",
+        "`gcloud compute images list --project deeplearning-platform-release --no-standard-images` names some, as "
+        "projects/deeplearning-platform-release/global/images/NAME",
+    )
 
     def node(machine: str, *, gpus: int = 0, spot: bool = False) -> Cluster:
         disk = {"diskSizeGb": DISK_GIB, "sourceImage": source}
@@ -58,14 +88,20 @@ def gcp(job: JobDescription) -> str:
             config["guestAccelerators"] = [{"acceleratorType": manifest.gpu_type, "acceleratorCount": gpus}]
         if gpus:
             scheduling.append({"onHostMaintenance": "TERMINATE"})
+            config["metadata"] = {"items": [{"key": "install-nvidia-driver", "value": "True"}]}
         return config | ({"scheduling": scheduling} if scheduling else {})
 
-    provider = {"type": "gcp", "region": region, "availability_zone": f"{region}-a", "project_id": manifest.project}
+    provider = {"type": "gcp", "region": region, "availability_zone": f"{region}-a", "project_id": platform.project}
     cluster = _cluster(job, provider)
-    machine = _machine(job, "gcp", _GCP["cpu"])
     cluster["available_node_types"] = _node_types(
-        job, node(_GCP["head"]), node(machine, gpus=job.machine_gpus, spot=manifest.spot), node(_GCP["data"])
+        job, node(_GCP["head"]), node(chosen, gpus=job.machine_gpus, spot=manifest.spot), node(_GCP["data"])
     )
+    if job.machine_gpus:
+        # The driver is installed at the first start, and Docker must not start before it is there.
+        cluster["available_node_types"]["train"]["initialization_commands"] = [
+            *cluster["initialization_commands"],
+            f"timeout {DRIVER_WAIT_S} bash -c 'until nvidia-smi; do sleep 5; done'",
+        ]
     return dump(_steps(job, "gcp.yaml"), cluster)
 
 
@@ -83,15 +119,20 @@ def _cluster(job: JobDescription, provider: Cluster) -> Cluster:
     manifest, storage = job.options.manifest, job.storage
     run_options = ["--ulimit nofile=65536:65536", f"--shm-size={max(manifest.memory // 3, 1)}g"]
     mounting = []
-    if manifest.volume:
-        run_options.append(f"-v {storage}:{storage}")
+    volume = _volume(job)
+    if volume:
+        folder = shlex.quote(storage)
+        run_options.append(f"-v {folder}:{folder}")
         mounting = [
-            f"sudo mkdir -p {storage}",
-            f"mountpoint -q {storage} || sudo mount -t nfs -o nfsvers=4.1,hard,timeo=600 {manifest.volume} {storage}",
+            "command -v mount.nfs || (sudo apt-get update && sudo apt-get install --yes nfs-common)",
+            f"sudo mkdir -p {folder}",
+            f"mountpoint -q {folder} || sudo mount -t nfs -o nfsvers=4.1,hard,timeo=600 {volume} {folder}",
+            # A new export is root's, and the container's user must write there.
+            f'[ "$(stat -c %u {folder})" != 0 ] || sudo chown {CONTAINER_USER}:{CONTAINER_USER} {folder}',
         ]
     start = "ulimit -n 65536; export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0; ray start"
     return {
-        "cluster_name": job.name,
+        "cluster_name": platform_name(job.name, MAX_NAME),
         "max_workers": job.machines[1] + manifest.data_machines,
         "upscaling_speed": 10.0,  # a gang of workers is wanted at once, not by doubling
         "idle_timeout_minutes": IDLE_MINUTES,
@@ -156,3 +197,28 @@ def _machine(job: JobDescription, cloud: str, default: str) -> str:
             f"({job.machine_gpus} a machine); use one that has them, as {example}."
         )
     return chosen or default
+
+
+def _machine_image(job: JobDescription, cloud: str, where: str) -> str:
+    # Ray's own choice for AWS is of 2022, and its driver is too old for the image's CUDA; for Google it has none.
+    image = job.options.platform.machine_image
+    if image is None:
+        driver = " and NVIDIA's driver for CUDA 13 (580 or newer)" if job.machine_gpus else ""
+        raise ConfigError(
+            f"--render {cloud} needs --machine-image, what its machines start from, with Docker{driver}: {where}."
+        )
+    return image
+
+
+def _volume(job: JobDescription) -> str | None:
+    volume = job.options.manifest.volume
+    if volume is None:
+        for setting, place in (("runs_dir", job.config.runs_dir), ("data.prepared", job.config.data.prepared)):
+            if not urlsplit(place).scheme:
+                raise ConfigError(
+                    f"{setting} ({place}) is a folder, and machines of a cloud share none; add --volume HOST:/PATH, an "
+                    "NFS export, or put runs_dir and data.prepared on s3:// or gs://."
+                )
+    elif ":/" not in volume:
+        raise ConfigError(f"--volume ({volume}) must be an NFS export on a cloud, as HOST:/PATH; give one.")
+    return volume

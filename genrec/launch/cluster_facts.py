@@ -5,6 +5,7 @@ finds it: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token; unlik
 RAY_AUTH_MODE is not set, because `ray start` asks for it then as soon as there is one.
 """
 
+import http.client
 import importlib.metadata
 import json
 import os
@@ -14,7 +15,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from genrec.cluster.room import Machine, check_room
 from genrec.config import ExperimentConfig
@@ -23,6 +24,17 @@ from genrec.errors import ConfigError, RunError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 TIMEOUT_S = 15.0
+_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """urllib would take the token along, to whatever host an answer names."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        """Never: the answer becomes an HTTPError."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +58,12 @@ class Dashboard:
         """The JSON at `path`; raises RunError with one sentence when there is none to be had."""
         request = urllib.request.Request(self.address + path, headers=self.headers)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            with _OPENER.open(request, timeout=TIMEOUT_S) as answer:
                 found = json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            raise self._refused(error.code) from error
-        except (OSError, ValueError) as error:  # nobody there, a time-out, a name that does not resolve; or no JSON
+            raise self._refused(error.code, error.headers.get("Location")) from error
+        # Nobody there, a time-out, a name that does not resolve; something that speaks no HTTP; or no JSON.
+        except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise RunError(
                 f"No Ray cluster answers at {self.address} ({reason}); start it, forward the port of its dashboard "
@@ -60,7 +73,13 @@ class Dashboard:
             raise RunError(f"{self.address} is no Ray dashboard; give the address of one, as {DEFAULT_ADDRESS}.")
         return found
 
-    def _refused(self, code: int) -> RunError:
+    def _refused(self, code: int, elsewhere: str | None) -> RunError:
+        if elsewhere and 300 <= code < 400:
+            url = urlsplit(elsewhere)
+            return RunError(
+                f"{self.address} sends its callers elsewhere, and a token must not follow; if that place is the "
+                f"cluster's, give it yourself: --address {url.scheme}://{url.hostname}."
+            )
         if code == 401:
             return RunError(
                 f"The cluster at {self.address} wants a token, and none was found; put the one that the cluster was "
@@ -79,16 +98,15 @@ class Dashboard:
 
 def dashboard_of(address: str | None) -> Dashboard:
     """The dashboard at `address`, else where RAY_API_SERVER_ADDRESS or RAY_ADDRESS says, else on this machine."""
-    environment = [os.environ.get(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")]
+    environment = [os.environ.get(name) for name in _ADDRESSES]
     named = address or next((text for text in environment if text and "://" in text), DEFAULT_ADDRESS)
-    url = urlsplit(named if "://" in named else f"http://{named}")
+    url = _split(named if "://" in named else f"http://{named}")
+    said = "--address" if address else next((name for name in _ADDRESSES if os.environ.get(name) == named), "--address")
+    if url.password is not None or url.username is not None:
+        raise ConfigError(f"{said} must not hold a password, because it is printed; use a token (RAY_AUTH_TOKEN_PATH).")
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ConfigError(
-            f"--address {named} must be the address of a Ray dashboard; use http://HOST:8265, not that of Ray itself."
-        )
-    if url.password is not None or url.username is not None:
-        raise ConfigError(
-            "--address must not hold a password, because it is printed; use a token (RAY_AUTH_TOKEN_PATH)."
+            f"{said} ({named}) must be the address of a Ray dashboard; use http://HOST:8265, not that of Ray itself."
         )
     token = _token()
     return Dashboard(
@@ -98,6 +116,16 @@ def dashboard_of(address: str | None) -> Dashboard:
 
 def read_facts(dashboard: Dashboard) -> ClusterFacts:
     """What the cluster is now; raises RunError when it cannot be reached."""
+    try:
+        return _facts(dashboard)
+    except (KeyError, TypeError, AttributeError) as error:  # JSON, of another shape
+        raise RunError(
+            f"{dashboard.address} answers, and not as the dashboard of a Ray cluster does; give the address of one, as "
+            f"{DEFAULT_ADDRESS}."
+        ) from error
+
+
+def _facts(dashboard: Dashboard) -> ClusterFacts:
     version = dashboard.get("/api/version")
     metadata = dashboard.get("/api/v0/cluster_metadata")["data"]
     listed = dashboard.get("/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]
@@ -155,18 +183,36 @@ def _machine(node: dict[str, Any]) -> Machine:
     return Machine(total.get("CPU", 0.0), total.get("GPU", 0.0), node.get("labels") or {})
 
 
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; all are empty where it is none, as with a port that is no number."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # is read, and refused, when it is asked for
+    except ValueError:
+        return urlsplit("")
+    return parts
+
+
 def _token() -> str | None:
     if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token.strip()
+        return _one_word(token, "RAY_AUTH_TOKEN")
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         return None
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named) if named else Path.home() / ".ray" / "auth_token"
     try:
-        return path.read_text(encoding="utf-8").strip() or None
+        return _one_word(path.read_text(encoding="ascii", errors="replace"), str(path))
     except FileNotFoundError:
         if named:
             raise ConfigError(f"RAY_AUTH_TOKEN_PATH names {named}, which does not exist; correct it.") from None
         return None
     except OSError as error:
         raise ConfigError(f"The token in {path} cannot be read ({error.strerror}); make it yours.") from error
+
+
+def _one_word(text: str, where: str) -> str | None:
+    """A token that fits a header; what would not is refused here, because the error of a header shows what it holds."""
+    token = text.strip()
+    if re.fullmatch(r"[!-~]*", token) is None:
+        raise ConfigError(f"{where} must hold a token and nothing else: one word of plain characters; correct it.")
+    return token or None

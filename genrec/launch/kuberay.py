@@ -10,9 +10,19 @@ from typing import Any
 
 import yaml
 
+from genrec.errors import ConfigError
 from genrec.launch.cluster_facts import installed_ray
 from genrec.launch.manifest_yaml import dump
-from genrec.launch.options import DATA_LABELS, MADE_BY, WORKER_LABELS, JobDescription, submit_line
+from genrec.launch.options import (
+    DATA_LABELS,
+    KUBERNETES_NAME,
+    MADE_BY,
+    WORKER_LABELS,
+    JobDescription,
+    platform_name,
+    refuse_unknown,
+    submit_line,
+)
 
 API_VERSION = "ray.io/v1"
 CONFIG_FOLDER = "/etc/genrec"
@@ -32,6 +42,7 @@ Manifest = dict[str, Any]
 
 def ray_job(job: JobDescription) -> str:
     """A ConfigMap and a RayJob that makes its cluster, runs the command and takes the cluster away."""
+    refuse_unknown(job, "kuberay")
     options = job.options
     labels = {"app.kubernetes.io/name": "genrec", "genrec/run": job.config.name[:63].strip("._-")}
     if options.manifest.queue:
@@ -65,13 +76,14 @@ def ray_job(job: JobDescription) -> str:
 
 def ray_cluster(job: JobDescription) -> str:
     """A RayCluster with the same machines, for `genrec submit --address`."""
+    refuse_unknown(job, "kuberay-cluster")
     labels = {"app.kubernetes.io/name": "genrec"}
     if job.options.manifest.queue:
         labels["kueue.x-k8s.io/queue-name"] = job.options.manifest.queue
     spec = _cluster_spec(job, with_config=False)
     if job.options.manifest.queue:
         spec["suspend"] = True
-    name, namespace = _kubernetes_name(job.name), job.options.manifest.namespace
+    name, namespace = _kubernetes_name(job), job.options.platform.namespace
     return dump(
         f"{_head(job)}\n"
         "kubectl apply -f raycluster.yaml\n"
@@ -96,7 +108,7 @@ def _cluster_spec(job: JobDescription, *, with_config: bool = True) -> Manifest:
     head = _template(job, "head", HEAD_CPUS, 0, memory_gib=HEAD_MEMORY_GIB)
     if with_config:
         head["spec"]["containers"][0]["volumeMounts"].append({"name": "config", "mountPath": CONFIG_FOLDER})
-        head["spec"]["volumes"].append({"name": "config", "configMap": {"name": _kubernetes_name(job.name)}})
+        head["spec"]["volumes"].append({"name": "config", "configMap": {"name": _kubernetes_name(job)}})
     spec: Manifest = {
         "rayVersion": installed_ray(),
         "authOptions": {"mode": "token"},
@@ -141,7 +153,7 @@ def _train_template(job: JobDescription) -> Manifest:
         if manifest.gpu_type:
             selector["nvidia.com/gpu.product"] = manifest.gpu_type
     if manifest.spot:
-        key, _, value = manifest.spot_label.partition("=")
+        key, _, value = job.options.platform.spot_label.partition("=")
         selector[key] = value
         tolerations.append({"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"})
     if selector:
@@ -178,6 +190,10 @@ def _template(job: JobDescription, role: str, cpus: int, gpus: int, memory_gib: 
         ],
         "volumes": volumes,
     }
+    if job.options.platform.secret:
+        pod["containers"][0]["envFrom"] = [{"secretRef": {"name": job.options.platform.secret}}]
+    if job.options.platform.service_account:
+        pod["serviceAccountName"] = job.options.platform.service_account
     if role != "head":
         pod["automountServiceAccountToken"] = False  # the head needs it, for the autoscaler
     return {"metadata": {"labels": {"app.kubernetes.io/name": "genrec", "genrec/role": role}}, "spec": pod}
@@ -190,7 +206,13 @@ def _head(job: JobDescription) -> str:
 
 
 def _claim(job: JobDescription) -> str:
-    return job.options.manifest.volume or _STORAGE_CLAIM
+    claim = job.options.manifest.volume or _STORAGE_CLAIM
+    if not re.fullmatch(KUBERNETES_NAME, claim):
+        raise ConfigError(
+            f"--volume ({claim}) must be the name of a PersistentVolumeClaim on Kubernetes; make one that many nodes "
+            "may write (ReadWriteMany), and give its name."
+        )
+    return claim
 
 
 def _config_map(job: JobDescription) -> Manifest:
@@ -205,9 +227,9 @@ def _config_map(job: JobDescription) -> Manifest:
 
 
 def _metadata(job: JobDescription, labels: dict[str, str]) -> Manifest:
-    return {"name": _kubernetes_name(job.name), "namespace": job.options.manifest.namespace, "labels": labels}
+    return {"name": _kubernetes_name(job), "namespace": job.options.platform.namespace, "labels": labels}
 
 
-def _kubernetes_name(name: str) -> str:
-    """A name as Kubernetes allows it: lower case, digits and dashes; KubeRay adds up to 16 characters of its own."""
-    return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40].strip("-") or "genrec"
+def _kubernetes_name(job: JobDescription) -> str:
+    """KubeRay wants a DNS-1035 label, and adds up to 16 characters of its own."""
+    return platform_name(job.name, 40)

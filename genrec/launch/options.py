@@ -4,7 +4,9 @@ The same description goes into a job that is sent to a running cluster and into 
 one name, one type and one check. How many workers there are, and what each takes, is in the config's `cluster.`.
 """
 
+import re
 import shlex
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from genrec.config import RUN_NAME_PATTERN, ExperimentConfig
 from genrec.config_data import Section
 from genrec.config_errors import explain_validation_error
+from genrec.errors import ConfigError
 
 Platform = Literal["kuberay", "kuberay-cluster", "slurm", "aws", "gcp"]
 
@@ -20,6 +23,8 @@ DATA_LABELS = {"genrec-role": "data"}
 """Labels of the machines in manifests; `placement.` of the rendered command asks for them."""
 
 MADE_BY = "Made by `genrec submit --render`: change the config or the options and render it again, not this file."
+
+KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 
 CONTAINER_STORAGE = "/mnt/genrec"
 """Where manifests mount the shared storage when `storage` does not say."""
@@ -31,7 +36,7 @@ class EntrypointOptions(Section):
     name: str | None = Field(None, pattern=RUN_NAME_PATTERN, description="name of the job; default: the run's name")
     storage: str | None = Field(
         None,
-        pattern=r"^/[^\s'\"]*$",
+        pattern=r"^/[\w./+@-]*$",
         description="folder that all machines share: runs go to STORAGE/runs, prepared sets to STORAGE/prepared",
     )
     packages: Literal["image", "constraints"] = Field(
@@ -64,21 +69,39 @@ class ManifestOptions(Section):
     data_machines: int = Field(1, ge=0, description="machines without GPUs that read data; 0 lets the others do it")
     data_cpus: int = Field(4, ge=2, description="CPUs of each of them")
     spot: bool = Field(False, description="train on machines that may be taken away; cluster.workers must be a range")
+    queue: str | None = Field(None, pattern=r"^[\w.-]+$", description="Kueue's local queue, or Slurm's partition")
+    volume: str | None = Field(
+        None,
+        pattern=r"^[\w][\w./:-]*$",
+        description="the storage: a PersistentVolumeClaim, or HOST:/PATH of NFS on a cloud",
+    )
+    time_limit: int = Field(24 * 60, ge=1, description="minutes after which the job is ended")
+
+
+class PlatformOptions(Section):
+    """What only one platform of a manifest knows."""
+
+    namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,63}$", description="Kubernetes namespace")
     spot_label: str = Field(
         "cloud.google.com/gke-spot=true",
         pattern=r"^[\w./-]+=[\w.-]+$",
         description="Kubernetes label of spot machines (EKS: eks.amazonaws.com/capacityType=SPOT)",
     )
-    queue: str | None = Field(None, pattern=r"^[\w.-]+$", description="Kueue's local queue, or Slurm's partition")
-    namespace: str = Field("default", pattern=r"^[a-z0-9-]{1,63}$", description="Kubernetes namespace")
-    volume: str | None = Field(
+    service_account: str | None = Field(
+        None, pattern=KUBERNETES_NAME, description="Kubernetes service account of the pods, for rights on a storage"
+    )
+    secret: str | None = Field(
         None,
-        pattern=r"^[\w./:-]+$",
-        description="the storage: a PersistentVolumeClaim, or HOST:/PATH of NFS on a cloud",
+        pattern=KUBERNETES_NAME,
+        description="Kubernetes secret whose keys become variables of the pods, as WANDB_API_KEY",
     )
     region: str | None = Field(None, pattern=r"^[a-z0-9-]+$", description="of AWS or GCP, as us-west-2")
     project: str | None = Field(None, pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$", description="project of Google Cloud")
-    time_limit: int = Field(24 * 60, ge=1, description="minutes after which the job is ended")
+    machine_image: str | None = Field(
+        None,
+        pattern=r"^[\w][\w./-]*$",
+        description="what machines of a cloud start from, with Docker: ami-..., projects/P/global/images/family/F",
+    )
 
 
 class JobOptions(Section):
@@ -86,6 +109,7 @@ class JobOptions(Section):
 
     entrypoint: EntrypointOptions = Field(EntrypointOptions(), description="the command itself")
     manifest: ManifestOptions = Field(ManifestOptions(), description="the machines of a manifest")
+    platform: PlatformOptions = Field(PlatformOptions(), description="what only one platform knows")
 
 
 class JobDescription(Section):
@@ -139,7 +163,9 @@ class JobDescription(Section):
 
 def checked_options(values: dict[str, Any]) -> JobOptions:
     """The options from flat values, as the command line has them; raises ConfigError with every problem."""
-    parts: dict[str, type[Section]] = {"entrypoint": EntrypointOptions, "manifest": ManifestOptions}
+    parts: dict[str, type[Section]] = {
+        "entrypoint": EntrypointOptions, "manifest": ManifestOptions, "platform": PlatformOptions,
+    }  # fmt: skip
     nested = {part: {k: v for k, v in values.items() if k in model.model_fields} for part, model in parts.items()}
     return explain_validation_error(JobOptions, nested, "genrec submit")
 
@@ -149,6 +175,42 @@ def describe(words: tuple[str, ...], config: ExperimentConfig, options: JobOptio
     name = options.entrypoint.name or config.name
     values = {"words": words, "name": name, "config": config, "options": options}
     return explain_validation_error(JobDescription, values, "genrec submit")
+
+
+_CLOUDS_ALONE = ("machine_type", "region", "machine_image")
+_KUBERNETES_ALONE = ("namespace", "spot_label", "service_account", "secret")
+UNKNOWN_TO: dict[Platform, tuple[str, ...]] = {
+    "kuberay": (*_CLOUDS_ALONE, "project", "entrypoint_memory", "entrypoint_label"),
+    "kuberay-cluster": (*_CLOUDS_ALONE, "project", "time_limit"),
+    "slurm": (*_CLOUDS_ALONE, *_KUBERNETES_ALONE, "project", "image", "spot", "data_machines", "data_cpus", "volume"),
+    "aws": (*_KUBERNETES_ALONE, "project", "queue", "time_limit", "gpu_type"),
+    "gcp": (*_KUBERNETES_ALONE, "queue", "time_limit"),
+}
+"""Options for which a platform has no words."""
+
+
+def refuse_unknown(job: JobDescription, platform: Platform) -> None:
+    """Raises ConfigError for an option that the manifest of a platform would leave out without a word."""
+    found = [name for name in _said(job.options) if name in UNKNOWN_TO[platform]]
+    if found:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in found)
+        raise ConfigError(f"--render {platform} has no place for {options}; leave that out.")
+
+
+def _said(options: JobOptions) -> Iterator[str]:
+    """Names of options that are not as by default."""
+    for section in (options.entrypoint, options.manifest, options.platform):
+        for name, field in type(section).model_fields.items():
+            if getattr(section, name) != field.default:
+                yield name
+
+
+def platform_name(name: str, most: int) -> str:
+    """A name as Kubernetes and Google Cloud allow it: lower case, digits and dashes, a letter first."""
+    text = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
+    if not text[:1].isalpha():
+        text = f"genrec-{text}"
+    return text[:most].strip("-")
 
 
 def submit_line(job: JobDescription) -> str:

@@ -79,7 +79,7 @@ def connect(dashboard: Dashboard) -> Client:
 
         try:
             client: Client = JobSubmissionClient(dashboard.address, headers=dict(dashboard.headers))
-        except (RuntimeError, ConnectionError, OSError) as error:
+        except _failures() as error:
             raise RunError(f"The job server at {dashboard.address} does not answer: {_sentence(error)}.") from error
     return client
 
@@ -109,7 +109,7 @@ def submit(
             entrypoint_memory=None if memory is None else int(memory * 2**30),
             entrypoint_label_selector=as_pairs(options.entrypoint_label) or None,
         )
-    except (RuntimeError, ConnectionError, OSError) as error:
+    except _failures() as error:
         raise RunError(f"The cluster did not take the job: {_sentence(error)}.") from error
 
 
@@ -133,7 +133,7 @@ def follow(client: Client, job_id: str, write: Callable[[str], object]) -> Job:
             job = job_of(client, job_id)
             if job.has_ended:
                 return job
-        except (RuntimeError, ConnectionError, OSError) as error:
+        except _failures() as error:
             lost += 1
             if lost > RECONNECTS:
                 raise RunError(
@@ -152,13 +152,17 @@ def job_of(client: Client, job_id: str) -> Job:
     """The job with this id; raises ConfigError when the cluster has none."""
     try:
         return _job(client.get_job_info(job_id))
-    except RuntimeError as error:
+    except _failures() as error:
         raise _unknown(job_id, error) from error
 
 
 def jobs_of(client: Client) -> list[Job]:
     """All jobs that were submitted, the newest first."""
-    jobs = [_job(details) for details in client.list_jobs() if details.submission_id]
+    try:
+        listed = client.list_jobs()
+    except _failures() as error:
+        raise RunError(f"The cluster did not list its jobs: {_sentence(error)}.") from error
+    jobs = [_job(details) for details in listed if details.submission_id]
     return sorted(jobs, key=lambda job: job.started_s or 0.0, reverse=True)
 
 
@@ -166,7 +170,7 @@ def logs_of(client: Client, job_id: str) -> str:
     """What the job has printed so far."""
     try:
         return client.get_job_logs(job_id)
-    except RuntimeError as error:
+    except _failures() as error:
         raise _unknown(job_id, error) from error
 
 
@@ -174,7 +178,7 @@ def stop(client: Client, job_id: str) -> Job:
     """Asks the job to end, and waits for that; a job that has ended already stays what it was."""
     try:
         client.stop_job(job_id)
-    except RuntimeError as error:
+    except _failures() as error:
         raise _unknown(job_id, error) from error
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while not (job := job_of(client, job_id)).has_ended:
@@ -213,6 +217,14 @@ def _only_address(address: str) -> Iterator[None]:
             del os.environ["RAY_API_SERVER_ADDRESS"]
         else:
             os.environ["RAY_API_SERVER_ADDRESS"] = before
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What Ray's client raises when a cluster refuses or is gone; most of it is imported with Ray only."""
+    from aiohttp import ClientError
+    from ray.exceptions import AuthenticationError
+
+    return RuntimeError, OSError, ClientError, AuthenticationError
 
 
 def _unknown(job_id: str, error: Exception) -> ConfigError | RunError:

@@ -123,8 +123,11 @@ def _wandb(run: RunDir) -> str | None:
     path = run.root / WANDB_FILE
     if not path.is_file():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return told["url"] or f"offline; `wandb sync {run.root}/wandb/*run*-{told['id']}` uploads it"
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return told["url"] or f"offline; `wandb sync {run.root}/wandb/*run*-{told['id']}` uploads it"
+    except (ValueError, KeyError, TypeError):
+        return f"{path} is damaged; the next start of the run writes it again"
 
 
 def status_lines(status: RunStatus) -> Iterator[tuple[str, str]]:

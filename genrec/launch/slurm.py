@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from genrec.launch.options import JobDescription
+from genrec.launch.options import JobDescription, refuse_unknown
 
 NOTICE_S = 180
 """Seconds before the end of the allocation at which the workers are told to save."""
@@ -13,6 +13,7 @@ NOTICE_S = 180
 
 def batch_script(job: JobDescription) -> str:
     """The script for `sbatch`, to be run from the project's folder, which all machines must share."""
+    refuse_unknown(job, "slurm")
     template = files("genrec.launch").joinpath("slurm.sh.j2").read_text(encoding="utf-8")
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True

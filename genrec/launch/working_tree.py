@@ -31,6 +31,8 @@ SECRET_NAMES = (
     ".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*",
     ".netrc", "_netrc", ".pypirc", ".git-credentials", ".htpasswd", "credentials", "credentials.json", "auth_token",
     "service-account*.json", "service_account*.json", "kubeconfig", "*.kdbx",
+    "*credentials.json", "kaggle.json", ".ray-token-*", ".vault-token", ".pgpass", ".s3cfg", ".boto", ".dockercfg",
+    "*.ppk", "*.keystore", "*.tfstate", "secrets.yaml", "secrets.yml", "secrets.json", "secrets.toml",
 )  # fmt: skip
 HARMLESS_NAMES = ("*.example", "*.sample", "*.template", "*.pub")
 
@@ -38,12 +40,14 @@ HARMLESS_NAMES = ("*.example", "*.sample", "*.template", "*.pub")
 SECRET_TEXTS = {
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "an AWS access key": rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
-    "an AWS secret key": rb"(?i)aws_secret_access_key\s*[=:]\s*['\"]?[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])",
+    "an AWS secret key": rb"(?i)secret_?access_?key['\"]?\s*[=:]\s*['\"]?[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])",
+    "an Azure storage key": rb"(?i)account_?key['\"]?\s*[=:]\s*['\"]?[A-Za-z0-9/+]{86}==",
     "a GitHub token": rb"\b(gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})",
+    "a GitLab token": rb"\bglpat-[A-Za-z0-9_-]{20,}",
     "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}\b",
     "a Google API key": rb"\bAIza[0-9A-Za-z_-]{35}\b",
     "a Slack token": rb"\bxox[abprs]-[0-9A-Za-z-]{20,}",
-    "a Weights & Biases key": rb"(?i)wandb_api_key\s*[=:]\s*['\"]?[0-9a-z_]{40,}\b",
+    "a Weights & Biases key": rb"(?i)wandb_api_key['\"]?\s*[=:]\s*['\"]?[0-9a-z_]{40,}\b",
 }
 
 
@@ -89,7 +93,7 @@ def collect(folder: Path, exclude: Sequence[str] = ()) -> WorkingTree:
             sizes[name] = path.stat().st_size
     if not files:
         raise ConfigError(f"There is nothing to ship in {folder}; give the folder of your project with --working-dir.")
-    _refuse_secret_names(files)
+    _refuse_secret_names(folder, files)
     _refuse_large(sizes)
     _refuse_secret_texts(folder, files)
     return WorkingTree(folder, tuple(files), sum(sizes.values()), listed is not None)
@@ -105,14 +109,32 @@ def _git_files(folder: Path) -> list[str] | None:
 
 
 def _git(folder: Path, *arguments: str) -> list[str] | None:
+    """What git lists; None outside of a git tree.
+
+    Raises ConfigError where there is a tree that git cannot read: without it, what is ignored there would be shipped.
+    """
+    tree = next(
+        (parent for parent in (folder.resolve(), *folder.resolve().parents) if (parent / ".git").exists()), None
+    )
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, timeout=GIT_TIMEOUT_S, check=False
         )
     except FileNotFoundError:
-        return None
+        if tree is None:
+            return None
+        raise ConfigError(
+            f"{tree} is a git tree and there is no git to say what it ignores, so files that should stay could be "
+            "shipped; install git."
+        ) from None
     except subprocess.TimeoutExpired as error:
         raise ConfigError(f"git did not list the files of {folder} within {GIT_TIMEOUT_S} s; try again.") from error
+    if done.returncode and tree is not None:
+        said = " ".join(os.fsdecode(done.stderr).split())[:300]
+        raise ConfigError(
+            f"git does not say what it ignores in {tree} ({said}), so files that should stay could be shipped; mend "
+            "that, or give a folder outside of it with --working-dir."
+        )
     return None if done.returncode else [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
 
 
@@ -128,10 +150,11 @@ def _is_left_out(name: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in LEFT_OUT)
 
 
-def _refuse_secret_names(files: Sequence[str]) -> None:
+def _refuse_secret_names(folder: Path, files: Sequence[str]) -> None:
     def is_secret(name: str) -> bool:
-        last = name.rpartition("/")[2].lower()
-        return _matches(last, SECRET_NAMES) and not _matches(last, HARMLESS_NAMES)
+        # What a link ships is the file that it leads to.
+        last = {name.rpartition("/")[2].lower(), (folder / name).resolve().name.lower()}
+        return any(_matches(text, SECRET_NAMES) and not _matches(text, HARMLESS_NAMES) for text in last)
 
     found = [name for name in files if is_secret(name)]
     if found:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.config import ExperimentConfig
+from genrec.whole_file import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def _start_wandb(config: ExperimentConfig, folder: Path, run_id: str) -> Any:
         config=config.model_dump(mode="json"),
         mode=os.environ.get("WANDB_MODE") or ("online" if has_key else "offline"),  # type: ignore[arg-type]
     )
-    (folder / WANDB_FILE).write_text(json.dumps({"id": run_id, "url": run.url or None}), encoding="utf-8")
+    write_atomically(folder / WANDB_FILE, json.dumps({"id": run_id, "url": run.url or None}))
     if config.evaluation.validation == "background":
         run.define_metric("validation/*", step_metric="validation/step")
     return run

@@ -21,9 +21,8 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address="$head:6379"
 
 # A token of this job's own: without it nobody can send anything to its Ray.
-umask 077
 token="$PWD/.ray-token-$SLURM_JOB_ID"
-python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$token"
+(umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$token")
 trap 'rm -f "$token"' EXIT
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$token"
 export RAY_USAGE_STATS_ENABLED=0

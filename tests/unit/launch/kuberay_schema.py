@@ -32,13 +32,16 @@ def several(item: Schema) -> Schema:
     return {"type": "array", "items": item, "minItems": 1}
 
 
-METADATA = closed(("name", "namespace"), name=NAME, namespace=NAME, labels=LABELS, annotations=TEXTS)
+# KubeRay refuses other names for clusters: services are called after them (DNS-1035, a letter first).
+OWN_NAME: Schema = {"type": "string", "pattern": r"^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
+METADATA = closed(("name", "namespace"), name=OWN_NAME, namespace=NAME, labels=LABELS, annotations=TEXTS)
 RESOURCES = {"type": "object", "additionalProperties": QUANTITY}
 CONTAINER = closed(
     ("name", "image"),
     name=NAME,
     image=TEXT,
     env=several(closed(("name",), name=TEXT, value=TEXT)),
+    envFrom=several(closed(("secretRef",), secretRef=closed(("name",), name=TEXT))),
     resources=closed(requests=RESOURCES, limits=RESOURCES),
     securityContext=closed(
         allowPrivilegeEscalation=FLAG, capabilities=closed(drop=several(TEXT)), readOnlyRootFilesystem=FLAG

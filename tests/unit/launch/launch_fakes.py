@@ -9,7 +9,9 @@ from typing import Any
 
 
 class FakeDashboard:
-    """A cluster of `machines`, each (cpus, gpus, labels); `packages` and `jobs` are what was sent."""
+    """A cluster of `machines`, each (cpus, gpus, labels); `packages` and `jobs` are what was sent, `tokens`
+    the Authorization headers that came; `sends_to` is where callers are redirected.
+    """
 
     def __init__(self) -> None:
         self.ray_version = "2.60.0"
@@ -20,6 +22,8 @@ class FakeDashboard:
         self.packages: dict[str, bytes] = {}
         self.jobs: list[dict[str, Any]] = []
         self.address = ""
+        self.sends_to: str | None = None
+        self.tokens: list[str] = []
 
     def answer(self, path: str) -> dict[str, Any] | list[Any] | None:
         """The JSON at a path; None is 404."""
@@ -68,6 +72,13 @@ def running(dashboard: FakeDashboard) -> Iterator[FakeDashboard]:
 
         def _send(self, answer: dict[str, Any] | list[Any] | None) -> None:
             given = self.headers.get("Authorization")
+            dashboard.tokens += [given] if given else []
+            if dashboard.sends_to:
+                self.send_response(302)
+                self.send_header("Location", dashboard.sends_to + self.path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             code = 404 if answer is None else 200
             if dashboard.token is not None and given != f"Bearer {dashboard.token}":
                 code, answer = (401 if given is None else 403), {}

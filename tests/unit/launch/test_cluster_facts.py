@@ -1,10 +1,11 @@
 """What a cluster is, and the sentence for one that will not do."""
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
-from launch_fakes import FakeDashboard
+from launch_fakes import FakeDashboard, running
 
 from genrec.cluster.room import Machine
 from genrec.config import config_from_dict
@@ -63,11 +64,72 @@ def test_the_token_is_found_where_ray_finds_it(
 
 @pytest.mark.parametrize(
     ("address", "says"),
-    [("ray://host:10001", "not that of Ray itself"), ("http://user:word@host", "must not hold a password")],
+    [
+        ("ray://host:10001", "not that of Ray itself"),
+        ("http://user:word@host", "must not hold a password"),
+        ("http://host:82a5", r"--address \(http://host:82a5\) must be the address"),
+        ("http://host:99999", "must be the address of a Ray dashboard"),
+        ("http://[host", "must be the address of a Ray dashboard"),
+        ("http://", "must be the address of a Ray dashboard"),
+    ],
 )
 def test_addresses_that_are_refused(address: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=says) as raised:
         dashboard_of(address)
+    assert "word" not in str(raised.value).replace("password", "")
+
+
+def test_a_wrong_address_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://host:10001")
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS \(ray://host:10001\) must be"):
+        dashboard_of(None)
+
+
+@pytest.mark.parametrize("token", ["two\nwords", "two words", "\u00fcber"])
+def test_a_token_that_fits_no_header_is_refused_without_being_shown(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "token"
+    path.write_text(token, encoding="utf-8")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    with pytest.raises(ConfigError, match=rf"{path} must hold a token and nothing else") as raised:
+        dashboard_of(None)
+    assert token.split()[-1] not in str(raised.value).replace("one word of", "")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN must hold a token"):
+        dashboard_of(None)
+
+
+def test_a_token_does_not_follow_to_another_place(dashboard: FakeDashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
+    with running(FakeDashboard()) as other:
+        dashboard.sends_to = other.address
+        with pytest.raises(RunError, match=r"sends its callers elsewhere.*--address http://127.0.0.1"):
+            dashboard_of(dashboard.address).get("/api/version")
+        assert other.tokens == []
+    assert dashboard.tokens == ["Bearer mine"]
+
+
+def test_a_port_that_speaks_no_http_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1_000)
+                connection.sendall(b"\x00\x00\x12\x04 no http\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(RunError, match="No Ray cluster answers at"):
+            read_facts(dashboard_of(f"127.0.0.1:{server.getsockname()[1]}"))
+        thread.join(10)
+
+
+def test_json_of_something_else_is_one_sentence(dashboard: FakeDashboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "answer", lambda path: {"version": "11.2"})
+    with pytest.raises(RunError, match="answers, and not as the dashboard of a Ray cluster does"):
+        read_facts(dashboard_of(dashboard.address))
 
 
 def test_the_address_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,16 @@ COMMAND = [
     "train", "configs/quickstart.yaml", "cluster.workers=[2, 4]", "cluster.gpus_per_worker=1",
     "batch.micro_batches_per_step=12",
 ]  # fmt: skip
+CPUS = ["train", "configs/quickstart.yaml"]
 OPTIONS = ["--image", "registry.example.org/genrec:0.1", "--spot", "--memory", "64"]
+NFS = ["--volume", "10.0.0.2:/share"]
+AMI = ["--machine-image", "ami-0123456789abcdef0"]
+IMAGE = ["--machine-image", "projects/my-project/global/images/family/genrec-machines"]
 GOLDEN = {
-    "rayjob.yaml": ["--render", "kuberay", "--gpu-type", "NVIDIA-H100-80GB-HBM3", *OPTIONS],
+    "rayjob.yaml": ["--render", "kuberay", "--gpu-type", "NVIDIA-H100-80GB-HBM3", "--secret", "genrec", *OPTIONS],
     "raycluster.yaml": ["--render", "kuberay-cluster", "--queue", "team-a", *OPTIONS],
-    "job.sh": ["--render", "slurm", "--gpu-type", "h100", "--queue", "gpu", *OPTIONS],
-    "aws.yaml": ["--render", "aws", "--machine-type", "g6.2xlarge", "--volume", "fs.example.org:/", *OPTIONS],
+    "job.sh": ["--render", "slurm", "--gpu-type", "h100", "--queue", "gpu", "--memory", "64"],
+    "aws.yaml": ["--render", "aws", "--machine-type", "g6.2xlarge", "--volume", "fs.example.org:/", *AMI, *OPTIONS],
     "gcp.yaml": [
         "--render",
         "gcp",
@@ -38,6 +42,7 @@ GOLDEN = {
         "g2-standard-8",
         "--volume",
         "10.0.0.2:/share",
+        *IMAGE,
         *OPTIONS,
     ],
 }
@@ -129,10 +134,69 @@ def test_kueue_admits_a_fixed_number_of_machines() -> None:
     assert train["replicas"] == train["minReplicas"] == train["maxReplicas"] == 4
 
 
+def test_every_pod_can_have_a_secret_and_an_account(tmp_path: Path) -> None:
+    options = ["--render", "kuberay", "--secret", "keys", "--service-account", "trainer"]
+    job = documents(render(*options, command=CPUS))["RayJob"]
+    jsonschema.validate(job, KINDS["RayJob"])
+    cluster = job["spec"]["rayClusterSpec"]
+    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    assert len(pods) == 3
+    for pod in pods:
+        assert pod["serviceAccountName"] == "trainer"
+        assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "keys"}}]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("My_Job.2", "my-job-2"), ("2026_run", "genrec-2026-run"), ("a" * 100, "a" * 40), ("a" * 39 + "_b", "a" * 39)],
+)
+def test_names_are_those_that_kuberay_takes(name: str, expected: str) -> None:
+    assert (
+        documents(render("--render", "kuberay", "--name", name, command=CPUS))["RayJob"]["metadata"]["name"] == expected
+    )
+
+
+def test_names_are_those_that_google_takes() -> None:
+    options = ["--render", "gcp", "--project", "my-project", "--volume", "fs:/", *IMAGE, "--name", "My_Job." + "a" * 60]
+    name = yaml.safe_load(render(*options, command=CPUS))["cluster_name"]
+    assert len(f"ray-{name}-worker-12345678-compute") <= 63
+    assert name.startswith("my-job-aaa")
+
+
+def test_machines_of_a_cloud_can_write_the_storage_and_wait_for_their_driver() -> None:
+    cluster = yaml.safe_load(render(*GOLDEN["gcp.yaml"]))
+    train = cluster["available_node_types"]["train"]
+    assert train["initialization_commands"][:-1] == cluster["initialization_commands"]
+    assert "until nvidia-smi" in train["initialization_commands"][-1]
+    assert train["node_config"]["metadata"]["items"][0]["key"] == "install-nvidia-driver"
+    assert any("chown 1000:1000 /mnt/genrec" in command for command in cluster["initialization_commands"])
+    for kind in yaml.safe_load(render(*GOLDEN["aws.yaml"]))["available_node_types"].values():
+        assert kind["node_config"]["ImageId"] == AMI[1]
+
+
+def test_places_on_storage_need_no_volume() -> None:
+    places = ["runs_dir=s3://bucket/runs", "data.prepared=s3://bucket/prepared/quickstart"]
+    cluster = yaml.safe_load(render("--render", "aws", *AMI, command=[*CPUS, *places]))
+    assert cluster["initialization_commands"] == []
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="`make install` installs shellcheck")
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
+def test_shellcheck_finds_nothing_in_the_commands_of_cluster_files(name: str, tmp_path: Path) -> None:
+    cluster = yaml.safe_load(render(*GOLDEN[name]))
+    parts = [cluster, *cluster["available_node_types"].values()]
+    commands = [command for part in parts for key in part if key.endswith("_commands") for command in part[key]]
+    script = tmp_path / "commands.sh"
+    script.write_text("\n".join(["#!/usr/bin/env bash", "RAY_HEAD_IP=10.0.0.1", *commands, ""]), encoding="utf-8")
+    checked = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
 def test_a_slurm_script_asks_for_its_machines_and_runs_the_command() -> None:
     script = render(*GOLDEN["job.sh"], "--time-limit", "90")
     for line in ("--nodes=2-4", "--gpus-per-node=h100:1", "--partition=gpu", "--time=1:30:00", "--mem=64G"):
         assert f"#SBATCH {line}\n" in script
+    assert "(umask 077 && python" in script, "the token is private, and what the run writes is as the user likes it"
     command = next(line for line in script.splitlines() if "RAY_ADDRESS=" in line)
     assert shlex.join(["python", "-m", "genrec", *COMMAND]) in command
 
@@ -150,12 +214,32 @@ def test_shellcheck_finds_nothing_in_the_script(options: list[str], tmp_path: Pa
     ("options", "command", "says"),
     [
         (["--render", "aws"], COMMAND, "--machine-type"),
+        (
+            ["--render", "aws", "--machine-type", "p5.48xlarge"],
+            COMMAND,
+            "--machine-image.*driver.*aws ssm get-parameter",
+        ),
+        (["--render", "aws"], CPUS, "--machine-image, what its machines start from, with Docker: "),
+        (["--render", "aws", *AMI], CPUS, r"runs_dir \(runs\) is a folder, and machines of a cloud share none"),
+        (["--render", "aws", *AMI], [*CPUS, "runs_dir=s3://b/runs"], r"data.prepared \(prepared/quickstart\) is"),
+        (["--render", "aws", *AMI, "--volume", "claim"], CPUS, r"--volume \(claim\) must be an NFS export"),
+        (["--render", "kuberay", "--volume", "fs.example.org:/"], CPUS, "must be the name of a PersistentVolumeClaim"),
+        (["--render", "slurm", "--spot", "--data-machines", "3"], COMMAND, "no place for --data-machines, --spot"),
+        (["--render", "kuberay", "--entrypoint-memory", "2"], CPUS, "kuberay has no place for --entrypoint-memory"),
+        (["--render", "kuberay-cluster", "--region", "us-west-2"], CPUS, "no place for --region"),
+        (["--render", "gcp", "--secret", "s"], CPUS, "--render gcp has no place for --secret"),
+        (["--render", "kuberay", "--storage", "/x;rm"], CPUS, "entrypoint.storage = '/x;rm'"),
+        (["--render", "kuberay", "--secret", "Not A Name"], CPUS, "platform.secret = 'Not A Name'"),
         (["--render", "kuberay", "--spot"], ["train", "configs/quickstart.yaml"], r"cluster.workers=\[1,2\]"),
         (["--render", "kuberay"], ["evaluate", "runs/quickstart"], "needs a command with a config"),
         (["--render", "aws"], ["bench", "benchmarks/matrices/smoke.yaml"], "needs a command with a config"),
         (["--render", "kuberay"], ["tune", "configs/sweeps/efficiency.yaml"], "a sweep has two files"),
         (["--render", "gcp"], COMMAND, "--project"),
-        (["--render", "gcp", "--project", "my-project", "--machine-type", "n1-standard-8"], COMMAND, "--gpu-type"),
+        (
+            ["--render", "gcp", "--project", "my-project", "--machine-type", "n1-standard-8", *NFS, *IMAGE],
+            COMMAND,
+            "--gpu-type",
+        ),
         (["--render", "kuberay", "--storage", "relative"], COMMAND, "entrypoint.storage = 'relative'"),
         (["--render", "kuberay", "--entrypoint-label", "x"], COMMAND, "KEY=VALUE"),
         (["--output", "x"], COMMAND, "add --render"),

@@ -105,6 +105,8 @@ def test_the_page_on_weights_and_biases(run: RunDir) -> None:
     assert run_status(run.root).wandb == "https://wandb.example.org/r/ab12"
     (run.root / "wandb.json").write_text('{"id": "ab12", "url": null}')
     assert "wandb sync" in str(run_status(run.root).wandb)
+    (run.root / "wandb.json").write_text('{"id": "ab')
+    assert "is damaged" in str(run_status(run.root).wandb)
 
 
 def test_the_command(run: RunDir, tmp_path: Path) -> None:

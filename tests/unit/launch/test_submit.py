@@ -127,10 +127,6 @@ def test_a_matrix_keeps_its_result_and_its_data_on_the_storage(dashboard: FakeDa
     [
         ([], ["tune", "find.yaml"], r"sweeps_dir \(sweeps\) is relative, .*--storage"),
         ([], ["bench", "sizes.yaml"], r"data.prepared \(prepared/walk\) is relative"),
-        (
-            ["tune", "find.yaml"],
-            "sweeps_dir must be in a folder, and --storage s3://b is none",
-        ),
         (["--storage", "/s"], ["bench", "sizes.yaml", "cases={a: {data.prepared: p}}"], r"case a: data.prepared \(p\)"),
         (["--storage", "/s", "--exclude", "walk.yaml"], ["tune", "find.yaml"], "Config walk.yaml is not among"),
         (["--storage", "/s", "--exclude", "walk.yaml"], ["bench", "sizes.yaml"], "Config walk.yaml is not among"),
@@ -157,6 +153,8 @@ def test_sweeps_and_matrices_that_would_be_lost_are_refused(
         (["train", "walk.yaml", "cluster.workers=9", "batch.micro_batches_per_step=9", "runs_dir=/r",
           "data.prepared=/p"], r"must leave 1 of the cluster's 4 CPUs"),
         (["submit", "x"], "cannot be sent to a cluster"),
+        (["evaluate", "s3://key:word@bucket/runs/walk"], "A word of the command holds credentials"),
+        (["train", "walk.yaml", "runs_dir=s3://b/r?secret_key=word"], r"credentials \(secret_key\)"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_there_is_refused_before_anything_is_sent(
@@ -240,6 +238,31 @@ def test_a_cluster_that_is_gone_is_said() -> None:
     client = FakeClient(*[[ConnectionError("gone")] for _ in range(ray_jobs.RECONNECTS + 1)], states=["RUNNING"])
     with pytest.raises(RunError, match=r"lost 6 times \(gone\), and job job may still run; `genrec jobs logs job`"):
         followed(client)
+
+
+class Refused(Exception):
+    """What aiohttp raises when a head that starts answers with an error in place of a websocket; no RuntimeError."""
+
+
+def test_a_head_that_starts_again_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiohttp.ClientError", Refused)
+    client = FakeClient([Refused("503, message='Invalid response status'")], ["one\n"], states=["RUNNING", "SUCCEEDED"])
+    client.streams.append(["one\n"])
+    assert followed(client)[0] == "one\n"
+
+
+def test_a_list_that_fails_is_one_sentence() -> None:
+    from ray.exceptions import AuthenticationError
+
+    client = FakeClient(states=["RUNNING"])
+    for error in (ConnectionError("gone"), AuthenticationError("no token")):
+
+        def fails(error: Exception = error) -> Any:
+            raise error
+
+        client.list_jobs = fails  # type: ignore[attr-defined]
+        with pytest.raises(RunError, match=r"The cluster did not list its jobs: (gone|.*no token)"):
+            ray_jobs.jobs_of(client)  # type: ignore[arg-type]
 
 
 def test_stopping_waits_for_the_end() -> None:

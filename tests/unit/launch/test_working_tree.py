@@ -76,7 +76,19 @@ def test_the_archive_is_the_same_for_the_same_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [".env", ".env.production", "keys/server.pem", "id_rsa", ".netrc", "aws/credentials", "auth_token", "ID_ED25519"],
+    [
+        ".env",
+        ".env.production",
+        "keys/server.pem",
+        "id_rsa",
+        ".netrc",
+        "aws/credentials",
+        "auth_token",
+        "ID_ED25519",
+        "application_default_credentials.json",
+        ".ray-token-4711",
+        "conf/secrets.yaml",
+    ],
 )
 def test_secrets_by_name_are_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path, "a.py", name)
@@ -91,6 +103,9 @@ def test_secrets_by_name_are_refused(tmp_path: Path, name: str) -> None:
         ("a private key", ("-----BEGIN RSA ", "PRIVATE KEY-----")),
         ("an AWS access key", ("AK", "IA" + "A1B2" * 4)),
         ("an AWS secret key", ("aws_secret_", "access_key = " + "aB3/" * 10)),
+        ("an AWS secret key", ('"Secret', 'AccessKey": "' + "aB3/" * 10 + '"')),
+        ("an Azure storage key", ("Account", "Key=" + "aB" * 43 + "==")),
+        ("a GitLab token", ("glp", "at-" + "a1" * 10)),
         ("a GitHub token", ("gh", "p_" + "a1" * 18)),
         ("a Hugging Face token", ("h", "f_" + "a1" * 17)),
         ("a Weights & Biases key", ("WANDB_API", "_KEY=" + "0a" * 20)),
@@ -127,6 +142,28 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="link is a link that leads out of"):
         collect(tmp_path / "project")
     assert collect(tmp_path / "project", exclude=["link"]).files == ("a.py", "inner")
+
+
+def test_a_link_does_not_ship_a_secret_under_another_name(tmp_path: Path) -> None:
+    write(tmp_path, "a.py", ".env")
+    (tmp_path / ".gitignore").write_text(".env\n")
+    (tmp_path / "settings.txt").symlink_to(".env")
+    git(tmp_path, "init", "-q")
+    with pytest.raises(ConfigError, match=r"settings.txt would be copied .* holds a secret"):
+        collect(tmp_path)
+
+
+def test_a_git_tree_that_git_cannot_read_is_not_shipped_with_what_it_ignores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a.py", "ignored.txt")
+    git(tmp_path, "init", "-q")
+    (tmp_path / ".git" / "config").write_text("[broken")
+    with pytest.raises(ConfigError, match=rf"git does not say what it ignores in {tmp_path} \(.*config.*\)"):
+        collect(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(ConfigError, match="install git"):
+        collect(tmp_path)
 
 
 def test_nothing_to_ship_is_said(tmp_path: Path) -> None:
