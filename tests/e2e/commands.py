@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,11 +33,17 @@ def refused(folder: Path, *arguments: str, exit_code: int = 2) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
+def on_ray_with(num_cpus: int) -> list[str]:
+    """What to write for `genrec` so that the command finds a Ray of its own with so many CPUs."""
+    start_ray = f"import ray; ray.init('local', num_cpus={num_cpus}, include_dashboard=False)"
+    return [sys.executable, "-c", f"{start_ray}; from genrec.cli import main; main()"]
+
+
 @contextmanager
-def start(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def start(folder: Path, *arguments: str, program: Sequence[str] = (GENREC,)) -> Iterator[subprocess.Popen[bytes]]:
     """A command that runs beside the test; whatever is left of it at the end is killed."""
     with (folder / "started.log").open("wb") as log:
-        process = subprocess.Popen([GENREC, *arguments], cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen([*program, *arguments], cwd=folder, stdout=log, stderr=log)
     try:
         yield process
     finally:

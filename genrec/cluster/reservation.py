@@ -1,0 +1,39 @@
+"""Which placement group a run's workers are in, written down for whoever starts the run next.
+
+Ray frees the group when the controller of the workers ends, and when the job ends. A controller that dies together with
+the actor that watches over it, with their machine or for want of memory, leaves the group reserved for as long as the
+job lives. A trial of a sweep that starts again in that job would wait for its own CPUs without end.
+"""
+
+import logging
+
+from genrec.run_dir import RunDir, write_atomically
+
+logger = logging.getLogger(__name__)
+
+RESERVATION_FILE = "placement_group"
+
+
+def note_reservation(run: RunDir) -> None:
+    """Writes down this worker's placement group."""
+    from ray.util.placement_group import get_current_placement_group
+
+    group = get_current_placement_group()
+    if group is not None:
+        write_atomically(run.root / RESERVATION_FILE, group.id.hex())
+
+
+def free_reservation(run: RunDir) -> None:
+    """Frees what workers of this run still hold. Whoever calls it has the run to itself, so they are gone."""
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    path = run.root / RESERVATION_FILE
+    if not path.is_file():
+        return
+    name = path.read_text(encoding="utf-8").strip()
+    known = placement_group_table().get(name)
+    if known is not None and known["state"] != "REMOVED":
+        logger.warning("%s: its last workers are gone, and what they had reserved is freed.", run.root)
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+    path.unlink()
