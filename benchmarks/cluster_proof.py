@@ -64,7 +64,7 @@ SWEEP = (
     "name=proof",
     "metric=ndcg@10",
     "space={optimizer.lr: {choice: [0.0001]}}",
-    "fixed={data.source.num_events: 50000, train.max_epochs: 8, train.log_every_steps: 1, "
+    "fixed={data.source.num_events: 50000, train.max_epochs: 4, train.log_every_steps: 1, "
     "train.checkpoint_every_steps: 10, faults.step_timeout_s: 120, cluster.workers: 2, cluster.cpus_per_worker: 1.5}",
 )
 """The base and one more trial, one after the other, each with a worker on either node."""
