@@ -133,6 +133,7 @@ def prove_training(laptop: Laptop, steps: int, overrides: list[str]) -> dict[str
     run = RunDir(runs / "submitted")
     print("submitted; a node is killed in the middle, and the job is stopped", flush=True)
     first, first_step_s = _submit_and_wait(laptop, [*words, "name=submitted"], run, steps // 2)
+    print(f"first step {first_step_s:.1f} s after `genrec submit`", flush=True)
     laptop.cluster.kill_node(NUM_NODES - 1)
     killed_at = last_step(run.metrics_path)[0]
     job = laptop.jobs()[0]
