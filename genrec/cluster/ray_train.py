@@ -17,7 +17,7 @@ from genrec.cluster.mistakes import (
     record_mistake,
 )
 from genrec.cluster.ray_upload import publish
-from genrec.cluster.reservation import free_reservation, note_reservation
+from genrec.cluster.reservation import note_reservation
 from genrec.cluster.resources import check_resources, data_cpus_reserved
 from genrec.cluster.validation import close_run, validation_config
 from genrec.config import ExperimentConfig, config_from_dict
@@ -75,7 +75,6 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: 
     if config.engine.name == "deepspeed" and not config.cluster.gpus_per_worker:
         compile_cpu_op()
     ensure_ray()
-    free_reservation(run)
     check_resources(config)
     plan = make_plan(config)
     job = Job(

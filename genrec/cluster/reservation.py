@@ -1,8 +1,10 @@
-"""Which placement group a run's workers are in, written down for whoever starts the run next.
+"""Which placement group a run's workers are in, written down for whoever must free it.
 
-Ray frees the group when the controller of the workers ends, and when the job ends. A controller that dies together with
-the actor that watches over it, with their machine or for want of memory, leaves the group reserved for as long as the
-job lives. A trial of a sweep that starts again in that job would wait for its own CPUs without end.
+Ray frees the group when the controller of the workers ends by itself, and when the job ends. For a controller that is
+killed, as when Tune stops a trial, Ray Train has an actor that asks the dashboard whether the controller is alive. It
+does not where there is no dashboard, where the dashboard answers too late (Ray 2.60: an error ends its thread), and
+where it died with the controller. Then the group stays reserved for as long as the job lives, and the next trial of a
+sweep would wait for these CPUs without end.
 """
 
 import logging

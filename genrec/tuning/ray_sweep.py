@@ -24,7 +24,7 @@ from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError
 from genrec.tuning.director import Director, describe_failure
 from genrec.tuning.ray_schedulers import remind, scheduler_of
-from genrec.tuning.ray_trial import TrialJob, run_trial
+from genrec.tuning.ray_trial import TrialJob, free_reservations, run_trial
 from genrec.tuning.records import DONE, Trial
 from genrec.tuning.room import concurrency, need_of
 from genrec.tuning.space import config_with
@@ -36,10 +36,15 @@ workers and the reading of data have been counted out to the last one."""
 LOOK_S = 2.0
 """Between two looks at the running trials."""
 
+CLEANUP_S = 5
+"""Tune asks a trial that it stops to end; after so long it ends the process."""
+
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the books are the director's
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that ends without a metric has said why
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",  # a trial that is cut off waits for its workers, which would be minutes
+    "TUNE_FORCE_TRIAL_CLEANUP_S": str(
+        CLEANUP_S
+    ),  # a trial that is cut off waits for its workers, which would be minutes
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -164,13 +169,19 @@ class _Telling(_Unpickled, Callback):  # type: ignore[misc]
         self._director = director
         self._show = show
         self._looked_s = 0.0
+        self._leaving: dict[str, float] = {}
+        """Trials that have ended, and when."""
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Looks at the running trials now and then."""
-        if time.monotonic() - self._looked_s >= LOOK_S:
-            self._looked_s = time.monotonic()
+        now = time.monotonic()
+        if now - self._looked_s >= LOOK_S:
+            self._looked_s = now
             self._director.look()
             self._show()
+            for trial in [trial for trial, ended_s in self._leaving.items() if now - ended_s > 2 * CLEANUP_S]:
+                del self._leaving[trial]
+                free_reservations(self._director.folder, trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended by itself, or was stopped by the scheduler."""
@@ -183,6 +194,7 @@ class _Telling(_Unpickled, Callback):  # type: ignore[misc]
 
     def _end(self, trial: Any, error: str | None) -> None:
         found = self._director.sweep.trials[int(trial.custom_trial_name or str(trial))]
+        self._leaving[found.id] = time.monotonic()
         if found.state not in DONE:
             self._director.ended(found, error)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError, GenrecError, ProtocolError, StorageError
-from genrec.run_dir import RunDir, log_to
+from genrec.run_dir import RunDir, log_to, run_dir_at
 from genrec.tuning.records import Progress, SweepDir, read_progress, write_progress
 from genrec.tuning.results import follow, problem_with
 from genrec.tuning.space import Params
@@ -61,6 +61,7 @@ def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
     account = Account(job.folder.progress_path(trial), asked["num_parameters"], job.events_per_epoch)
     try:
         account.begin()
+        free_reservations(job.folder, trial)
         if job.hands_over:
             _take_over(job, trial, asked, account)
         progress = account.progress
@@ -70,6 +71,18 @@ def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
         _train(config, job, account)
     finally:
         account.write()
+
+
+def free_reservations(folder: SweepDir, trial: str) -> None:
+    """Frees what the workers of a trial, whose process is gone, still hold: those of any of its runs.
+
+    Ray Train does so itself where the cluster has a dashboard to ask, and its helper outlives the trial.
+    """
+    from genrec.cluster.reservation import free_reservation
+
+    for pattern in (trial, f"{trial}-*"):
+        for path in folder.trials_path.glob(pattern):
+            free_reservation(run_dir_at(path))
 
 
 class Account:
