@@ -11,16 +11,18 @@ from pathlib import Path
 GENREC = str(Path(sys.executable).with_name("genrec"))
 
 
-def genrec(folder: Path, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+def genrec(
+    folder: Path, *arguments: str, timeout_s: float = 240, program: Sequence[str] = (GENREC,)
+) -> subprocess.CompletedProcess[str]:
     """The finished command, run in `folder`."""
     return subprocess.run(
-        [GENREC, *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False
+        [*program, *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False
     )
 
 
-def succeed(folder: Path, *arguments: str, timeout_s: float = 240) -> str:
+def succeed(folder: Path, *arguments: str, timeout_s: float = 240, program: Sequence[str] = (GENREC,)) -> str:
     """What a command that must succeed printed."""
-    done = genrec(folder, *arguments, timeout_s=timeout_s)
+    done = genrec(folder, *arguments, timeout_s=timeout_s, program=program)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
