@@ -36,6 +36,6 @@ def free_reservation(run: RunDir) -> None:
     name = path.read_text(encoding="utf-8").strip()
     known = placement_group_table().get(name)
     if known is not None and known["state"] != "REMOVED":
-        logger.warning("%s: its last workers are gone, and what they had reserved is freed.", run.root)
+        logger.info("%s: its last workers are gone, and what they had reserved is freed.", run.root)
         remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
     path.unlink()
