@@ -38,4 +38,4 @@ def free_reservation(run: RunDir) -> None:
     if known is not None and known["state"] != "REMOVED":
         logger.info("%s: its last workers are gone, and what they had reserved is freed.", run.root)
         remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
-    path.unlink()
+    path.unlink(missing_ok=True)  # the command and the trial's next process may both be here

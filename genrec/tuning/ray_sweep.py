@@ -42,9 +42,7 @@ CLEANUP_S = 5
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the books are the director's
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that ends without a metric has said why
-    "TUNE_FORCE_TRIAL_CLEANUP_S": str(
-        CLEANUP_S
-    ),  # a trial that is cut off waits for its workers, which would be minutes
+    "TUNE_FORCE_TRIAL_CLEANUP_S": str(CLEANUP_S),  # a trial that is cut off would wait minutes for its workers
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }

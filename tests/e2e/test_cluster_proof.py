@@ -25,6 +25,7 @@ def test_a_submitted_run_that_loses_a_node_equals_the_local_run(tmp_path: Path) 
     assert process.returncode == 0, said[-3000:]
     found = read_result(output).medians
     assert found["loss_largest_relative_difference"] < 1e-5
-    assert found["sweep_loss_largest_relative_difference"] < 1e-5
+    if found["namespaces"] is True:  # else the script says why it left the sweep out
+        assert found["sweep_loss_largest_relative_difference"] < 1e-5
     assert min(found["benchmark_events_per_s"]) > 0
     assert 0 < found["resumed_at_step"] <= found["killed_at_step"]

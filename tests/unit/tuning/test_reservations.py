@@ -1,12 +1,14 @@
 """What the workers of a stopped trial hold is freed, once the trial's process must be gone."""
 
+import importlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from genrec.cluster.reservation import RESERVATION_FILE
+from genrec.cluster.reservation import RESERVATION_FILE, free_reservation
+from genrec.run_dir import RunDir
 from genrec.tuning import ray_sweep
 from genrec.tuning.ray_trial import free_reservations
 from genrec.tuning.records import SweepDir, Trial
@@ -49,8 +51,17 @@ def test_every_run_of_a_trial_is_freed_and_no_other(tmp_path: Path, monkeypatch:
     assert sorted(freed) == ["0001", "0001-1", "0001-2"]
 
 
-def test_a_run_that_holds_nothing_needs_no_ray(tmp_path: Path) -> None:
-    folder = SweepDir(tmp_path)
-    folder.run_path("0001").mkdir(parents=True)
-    free_reservations(folder, "0001")
-    assert not (folder.run_path("0001") / RESERVATION_FILE).exists()
+@pytest.mark.parametrize(("state", "removed"), [("CREATED", 1), ("REMOVED", 0), (None, 0)])
+def test_a_group_that_is_still_there_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str | None, removed: int
+) -> None:
+    name = "ab" * 18
+    groups: list[str] = []
+    module = importlib.import_module("ray.util.placement_group")
+    known = {} if state is None else {name: {"state": state}}
+    monkeypatch.setattr(module, "placement_group_table", lambda: known)
+    monkeypatch.setattr(module, "remove_placement_group", lambda group: groups.append(group.id.hex()))
+    (tmp_path / RESERVATION_FILE).write_text(name)
+    free_reservation(RunDir(tmp_path))
+    free_reservation(RunDir(tmp_path))  # what is freed is forgotten
+    assert groups == [name] * removed
