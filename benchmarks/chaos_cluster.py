@@ -68,6 +68,8 @@ class Cluster:
         if self.network.missing is None:
             # The host name leads gloo to an address outside the namespace, or to the loopback device.
             values["GLOO_SOCKET_IFNAME"] = Network.INTERFACE
+            # No name server can be reached from there, and each name that torch looks up would wait 10 s for one.
+            values["RES_OPTIONS"] = "timeout:1 attempts:1"
         return {**os.environ, **values}
 
     def start(self) -> None:
