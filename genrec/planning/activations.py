@@ -2,22 +2,23 @@
 
 A model of one and of two of the config's layers, with a small item table, runs forward on a few short sequences, and
 `saved_tensors_hooks` sees every tensor that autograd keeps. Bytes are counted once for each storage, without weights
-and buffers. They are exactly linear in
+and buffers; only shapes count, so no weight is drawn and no product of matrices is computed. They are exactly linear in
 
     layers, events T, attention pairs P (rows * keys of the tiles that the CPU kernels compute), items I
 
-so four small passes give the coefficients, and any size follows. On a GPU softmax attention keeps no pairs, because
-torch's fused kernel computes them again; HSTU's attention is written out on every device and keeps them.
+so four small passes of each give the coefficients, and any size follows. On a GPU softmax attention keeps no pairs,
+because torch's fused kernel computes them again; HSTU's attention is written out on every device and keeps them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from genrec.config import ExperimentConfig
 from genrec.config_models import HSTUConfig
@@ -129,44 +130,82 @@ def _fit(config: ExperimentConfig, num_layers: int, code_sizes: tuple[int, ...])
     small = config.model_copy(update={"model": config.model.model_copy(update={"num_layers": num_layers})})
     longest = min(32, config.sequence.max_length)
     shapes = [(2, longest // 2), (4, longest // 2), (2, longest)]
+    model = model_as_trained(small, SMALL_ITEMS, code_sizes)
     rows, values = [], []
     for count, length in shapes:
         load = load_of([length] * count, small, len(code_sizes))
         rows.append([1.0, load.tokens, load.pairs])
-        values.append(_saved_bytes(small, SMALL_ITEMS, [length] * count, code_sizes))
+        values.append(saved_bytes(small, model, SMALL_ITEMS, [length] * count))
     fixed, per_token, per_pair = np.linalg.solve(np.array(rows), np.array(values)).tolist()
-    more = _saved_bytes(small, LARGE_ITEMS, [shapes[0][1]] * shapes[0][0], code_sizes)
+    del model
+    larger = model_as_trained(small, LARGE_ITEMS, code_sizes)
+    more = saved_bytes(small, larger, LARGE_ITEMS, [shapes[0][1]] * shapes[0][0])
     per_item = (more - values[0]) / (LARGE_ITEMS - SMALL_ITEMS)
     return Linear(fixed - per_item * SMALL_ITEMS, per_token, per_pair, per_item)
 
 
-def _saved_bytes(
-    config: ExperimentConfig, num_items: int, lengths: list[int], code_sizes: tuple[int, ...] = ()
-) -> float:
-    """Bytes that a training forward pass of the real model keeps for its backward pass."""
-    model, batch = _small_model(config, num_items, code_sizes), _batch(config, num_items, lengths)
-    engine = config.engine
-    whole = engine.precision == "bf16" and engine.name != "torch"
-    model = model.to(torch.bfloat16) if whole else model
+def saved_bytes(config: ExperimentConfig, model: SequenceModel, num_items: int, lengths: list[int]) -> float:
+    """Bytes that a training forward pass of a model keeps for its backward pass, which does not follow."""
+    batch, engine = _batch(config, num_items, lengths), config.engine
     held = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     held |= {value.untyped_storage().data_ptr() for value in _tensors(batch)}
-    kept: dict[int, Tensor] = {}  # the tensors themselves, so that no address is used twice
+    kept: dict[int, torch.UntypedStorage] = {}  # the storages themselves, so that no address is used twice
 
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in held:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+    def keep(tensor: Tensor) -> None:
+        # A tensor that is kept would keep the graph, which keeps this function: it would never be freed.
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            kept[storage.data_ptr()] = storage
 
-    autocast = engine.precision == "bf16" and not whole
     with (
         torch.random.fork_rng(devices=()),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        torch.autograd.graph.saved_tensors_hooks(keep, _never_read),
+        torch.autocast("cpu", torch.bfloat16, enabled=engine.precision == "bf16" and not _is_whole_bf16(config)),
+        _ShapesOnly(),  # type: ignore[no-untyped-call]
     ):
         loss = model(batch).loss_sum
-        total = float(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+        total = float(sum(storage.nbytes() for storage in kept.values()))
     del loss
     return total
+
+
+def _never_read(_: object) -> Tensor:
+    raise RuntimeError("Nothing was kept for a backward pass.")
+
+
+class _ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Products of matrices and random numbers are zeros at once: a CPU may have no units for bf16."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = func.overloadpacket
+        if packet in _PRODUCTS:
+            left, right = args[_PRODUCTS[packet] :][:2]
+            return left.new_zeros((*left.shape[:-1], right.shape[-1]))
+        if packet in _DRAWN:
+            return args[0].zero_()
+        return func(*args, **(kwargs or {}))
+
+
+_PRODUCTS: dict[Callable[..., Any], int] = {
+    torch.ops.aten.mm: 0,
+    torch.ops.aten.bmm: 0,
+    torch.ops.aten.addmm: 1,
+    torch.ops.aten.baddbmm: 1,
+}
+"""Where the two matrices stand among the arguments."""
+_DRAWN = (torch.ops.aten.normal_, torch.ops.aten.uniform_)
+
+
+def _is_whole_bf16(config: ExperimentConfig) -> bool:
+    """Whether the weights themselves are bf16, as DeepSpeed has them."""
+    return config.engine.precision == "bf16" and config.engine.name != "torch"
+
+
+def model_as_trained(config: ExperimentConfig, num_items: int, code_sizes: tuple[int, ...] = ()) -> SequenceModel:
+    """The config's model with weights of zeros, in the precision that its engine keeps them in."""
+    with _ShapesOnly():  # type: ignore[no-untyped-call]
+        model = _small_model(config, num_items, code_sizes)
+    return model.to(torch.bfloat16) if _is_whole_bf16(config) else model
 
 
 def _small_model(config: ExperimentConfig, num_items: int, code_sizes: tuple[int, ...]) -> SequenceModel:

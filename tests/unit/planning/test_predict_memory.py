@@ -1,6 +1,8 @@
 """Memory of a worker: closed forms of its state, and what more workers and higher stages do to it."""
 
+import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,15 @@ import torch
 
 from genrec.config import ExperimentConfig
 from genrec.models.build import build_model
-from genrec.planning.activations import Activations, Linear, Load, load_of, measure_activations
+from genrec.planning.activations import (
+    Activations,
+    Linear,
+    Load,
+    load_of,
+    measure_activations,
+    model_as_trained,
+    saved_bytes,
+)
 from genrec.planning.memory import MemoryParts, predict_memory
 from genrec.planning.model_size import ModelSize, model_size
 from genrec.planning.step_time import sent_bytes
@@ -102,18 +112,45 @@ def test_activations_of_any_size_follow_from_small_ones(
     config: Callable[..., ExperimentConfig], recompute: str
 ) -> None:
     """What autograd keeps of a larger model and batch than those that were looked at."""
-    from genrec.planning import activations as module
-
     model = f"model={{name: decoder, dim: 16, num_layers: 5, num_heads: 2, recompute: {recompute}}}"
     one = config("sequence.max_length=100", "batch.tokens_per_step=65536", model)
     found = measure_activations(one)
     lengths = [90] * 3 + [40] * 5
-    real = module._saved_bytes(one, 500, lengths)
+    real = saved_bytes(one, model_as_trained(one, 500), 500, lengths)
     expected = found.kept(load_of(lengths), 500) - found.inside.at(load_of(lengths))
     # Equal lengths but two: padding is a few slots, and borders and bookkeeping a few bytes.
     assert expected == pytest.approx(real, rel=0.03)
     if recompute == "block":
         assert found.inside.per_pair > found.layer.per_pair == 0
+
+
+@pytest.mark.parametrize("name", ["sasrec", "esasrec", "hstu", "decoder"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_pass_that_computes_no_products_keeps_the_same_bytes(
+    config: Callable[..., ExperimentConfig], monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+) -> None:
+    model = f"model={{name: {name}, dim: 16, num_layers: 2, num_heads: 2}}"
+    one = config("sequence.max_length=32", model, engine(None, precision))
+
+    def kept() -> float:
+        return saved_bytes(one, model_as_trained(one, 50), 50, [20, 7, 3])
+
+    by_shapes = kept()
+    monkeypatch.setattr("genrec.planning.activations._ShapesOnly", nullcontext)
+    assert by_shapes == kept() > 0
+
+
+def test_counting_keeps_nothing(config: Callable[..., ExperimentConfig]) -> None:
+    one = config("sequence.max_length=32")
+
+    def live_tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(value), torch.Tensor) for value in gc.get_objects())
+
+    measure_activations(one)  # what is made once
+    before = live_tensors()
+    measure_activations(one)
+    assert live_tensors() == before
 
 
 def test_gpus_keep_no_pairs_of_softmax_attention(config: Callable[..., ExperimentConfig]) -> None:
