@@ -88,6 +88,10 @@ def collect(folder: Path, exclude: Sequence[str] = ()) -> WorkingTree:
             continue
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise ConfigError(f"{name} is a link that leads out of {folder}; copy the file, or add --exclude '{name}'.")
+        if path.is_symlink() and path.is_dir():
+            raise ConfigError(
+                f"{name} is a link to a folder, which an archive cannot hold; copy the folder, or add --exclude '{name}'."
+            )
         if path.is_file():  # not a submodule, a socket, or what was deleted and is still tracked
             files.append(name)
             sizes[name] = path.stat().st_size
@@ -141,7 +145,8 @@ def _git(folder: Path, *arguments: str) -> list[str] | None:
 def _walk(folder: Path) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not _is_left_out(name)]
-        for name in names:
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        for name in [*names, *links]:
             if not _is_left_out(name):
                 yield (Path(parent) / name).relative_to(folder).as_posix()
 

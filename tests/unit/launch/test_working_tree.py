@@ -144,6 +144,17 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     assert collect(tmp_path / "project", exclude=["link"]).files == ("a.py", "inner")
 
 
+@pytest.mark.parametrize("in_git", [True, False])
+def test_links_to_folders_are_refused(tmp_path: Path, in_git: bool) -> None:
+    write(tmp_path, "code/a.py")
+    (tmp_path / "again").symlink_to("code")
+    if in_git:
+        git(tmp_path, "init", "-q")
+    with pytest.raises(ConfigError, match="again is a link to a folder, which an archive cannot hold"):
+        collect(tmp_path)
+    assert collect(tmp_path, exclude=["again"]).files == ("code/a.py",)
+
+
 def test_a_link_does_not_ship_a_secret_under_another_name(tmp_path: Path) -> None:
     write(tmp_path, "a.py", ".env")
     (tmp_path / ".gitignore").write_text(".env\n")
