@@ -90,7 +90,7 @@ def collect(folder: Path, exclude: Sequence[str] = ()) -> WorkingTree:
             raise ConfigError(f"{name} is a link that leads out of {folder}; copy the file, or add --exclude '{name}'.")
         if path.is_symlink() and path.is_dir():
             raise ConfigError(
-                f"{name} is a link to a folder, which an archive cannot hold; copy the folder, or add --exclude '{name}'."
+                f"{name} is a link to a folder, which is not shipped; copy the folder, or add --exclude '{name}'."
             )
         if path.is_file():  # not a submodule, a socket, or what was deleted and is still tracked
             files.append(name)
