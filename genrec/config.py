@@ -313,12 +313,16 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _codes(self) -> "ExperimentConfig":
         name = self.model.name
-        if not self.writes_codes and self.inputs.users is not None:
-            raise ValueError(
-                f"inputs.users is a token of models that write codes, and model.name is {name}; leave it out, or use "
-                "code-decoder or tiger"
-            )
         if not self.writes_codes:
+            for is_set, what in (
+                (self.inputs.users is not None, "inputs.users is a token of"),
+                (self.evaluation.decoding != "beam", "evaluation.decoding: exhaustive is for"),
+            ):
+                if is_set:
+                    raise ValueError(
+                        f"{what} models that write codes, and model.name is {name}; leave it out, or use code-decoder "
+                        "or tiger"
+                    )
             return self
         if self.semantic_ids is None:
             raise ValueError(

@@ -4,7 +4,8 @@ Drawing n users with replacement is drawing how often each *kind* of user comes,
 the same values. A kind is a place in the counts of rank_counts.py, or a pair of them where two runs are compared on the
 same users. So a resample costs as much as there are kinds, not users, and is still the exact bootstrap.
 
-An interval holds the noise of *which users happened to be tested*. It does not hold the noise of the training seed.
+An interval holds the noise of *which users happened to be tested*. It does not hold the noise of the training seed. A
+single user says nothing about others, and drawing it again would hide that: its interval is all that a metric can be.
 """
 
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ class Difference:
 
 def intervals(counts: Counts, ks: Sequence[int]) -> dict[str, Interval]:
     """The 95% interval of every metric; `counts` as in rank_counts.py. Same counts, same interval."""
-    num_counted(counts, ks)
+    if num_counted(counts, ks) == 1:
+        return dict.fromkeys(metric_names(ks), (0.0, 1.0))
     resampled = _resampled_means(counts, values_by_place(len(counts) - 1, ks))
     return dict(zip(metric_names(ks), _percentiles(resampled), strict=True))
 
@@ -63,7 +65,7 @@ def paired_differences(
     values = values_by_place(max_k, ks)
     differences = values[cells // (max_k + 1)] - values[cells % (max_k + 1)]  # [num_cells, num_metrics]
     means = counts @ differences / len(ranks)
-    bounds = _percentiles(_resampled_means(counts, differences))
+    bounds = _percentiles(_resampled_means(counts, differences)) if len(ranks) > 1 else [(-1.0, 1.0)] * len(means)
     found = zip(metric_names(ks), means.tolist(), bounds, strict=True)
     return {name: Difference(mean, low, high) for name, mean, (low, high) in found}
 

@@ -91,15 +91,18 @@ class NegativeSampler:
         if self.num_popular:
             expected += self.num_popular * self._shares.of(item_table, self.popularity_power).shares[ids]
         if num_in_batch:
-            expected += num_in_batch * self._shares.of(item_table, 1.0).shares[ids]
+            popularity = self._shares.of(item_table, 1.0)
+            # A refit's targets may have no event in training but the one of validation: what is drawn has one.
+            expected += num_in_batch * popularity.shares[ids].clamp(min=popularity.least)
         return expected
 
 
 class _Popularity(NamedTuple):
-    """By item index, fp64: each item's share of the draws, and the sum of the shares up to it."""
+    """By item index, fp64: each item's share of the draws, the sum of the shares up to it, and one event's share."""
 
     shares: Tensor
     cumulative: Tensor
+    least: float
 
 
 class _Shares:
@@ -117,6 +120,7 @@ class _Shares:
             self._counts, self._made = counts, {}
         if power not in self._made:
             weights = torch.where(counts > 0, counts.double() ** power, 0.0)
-            shares = weights / weights.sum()
-            self._made[power] = _Popularity(shares, shares.cumsum(0))
+            total = weights.sum()
+            shares = weights / total
+            self._made[power] = _Popularity(shares, shares.cumsum(0), 1 / float(total))
         return self._made[power]

@@ -1,7 +1,8 @@
 """`genrec compare RUN RUN ...`: runs side by side, each against the first over the same users, or a refusal.
 
 Metrics are computed anew from the saved ranks, so runs with different `evaluation.ks` compare at the first one's. A
-number without its protocol compares with nothing: runs whose cards disagree on what was asked are not ranked.
+model that writes items knows no rank beyond its own largest cut-off; where the first run asks for more, it is refused.
+A number without its protocol compares with nothing: runs whose cards disagree on what was asked are not ranked.
 """
 
 import json
@@ -73,14 +74,15 @@ class _Recorded:
 def compare_runs(paths: Sequence[Path], role: str) -> Comparison:
     """The comparison of at least two runs on the users of `role`.
 
-    Raises ProtocolError when the runs' protocols differ, DataError when a run was not evaluated or its ranks are
-    missing, ConfigError when there are not two different runs.
+    Raises ProtocolError when the runs' protocols differ, DataError when a run was not evaluated, its ranks are missing
+    or end before the first run's cut-offs, ConfigError when there are not two different runs.
     """
     if len({path.resolve() for path in paths}) < max(len(paths), 2):
         raise ConfigError(f"compare needs two different runs or more, not {[str(path) for path in paths]}.")
     recorded = [_read(path, role) for path in paths]
     base = recorded[0]
     _refuse_other_protocols(recorded)
+    _refuse_short_lists(recorded)
     ks, decisive = base.config.evaluation.ks, base.config.evaluation.metric
     names = Counter(entry.config.name for entry in recorded)
     card = base.values["protocol"]
@@ -159,6 +161,19 @@ def _refuse_other_protocols(recorded: Sequence[_Recorded]) -> None:
             "Numbers made under different protocols cannot be ranked, so nothing is compared.\n  "
             + "\n  ".join(problems)
         )
+
+
+def _refuse_short_lists(recorded: Sequence[_Recorded]) -> None:
+    """A model that writes items has a list of them, as long as its largest cut-off (evaluation/listing.py)."""
+    wanted = max(recorded[0].config.evaluation.ks)
+    for entry in recorded[1:]:
+        listed = max(entry.config.evaluation.ks)
+        if entry.config.writes_codes and listed < wanted:
+            raise DataError(
+                f"{entry.run.root} writes lists of {listed} items, so its ranks do not reach the cut-off {wanted} of "
+                f"{recorded[0].run.root}, at whose cut-offs runs are compared; name the run with the smallest "
+                "evaluation.ks first."
+            )
 
 
 def _compared(entry: _Recorded, base: _Recorded, ks: Sequence[int], *, unique: bool) -> ComparedRun:

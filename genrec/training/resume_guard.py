@@ -43,8 +43,8 @@ FREE = (
 ON_REQUEST = ("engine.precision", "evaluation", "optimizer", "train", "loss")
 """Settings, or whole sections, that `--allow-change` may name."""
 
-KINDS = ("optimizer.name", "optimizer.table.name")
-"""Settings inside of those that never change: the state in a checkpoint is of another kind."""
+KINDS = ("optimizer.name", "optimizer.table.name", "loss.learn_temperature")
+"""Settings inside of those that never change: what is in a checkpoint is of another kind."""
 
 
 def keep_packing(old: ExperimentConfig, new: ExperimentConfig) -> ExperimentConfig:

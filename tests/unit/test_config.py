@@ -81,6 +81,12 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
             "data.source.columns.usr is not a known setting",
             "did you mean user?",
         ),
+        # a setting that this model would ignore
+        (
+            ["evaluation.decoding=exhaustive"],
+            "evaluation.decoding: exhaustive is for models that write codes",
+            "leave it out, or use code-decoder or tiger",
+        ),
         # a setting of another kind: the settings that this kind has
         (
             ["loss.num_negatives=9"],

@@ -110,3 +110,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
         paired_differences(some_ranks(3, 1), some_ranks(4, 1), KS)
     with pytest.raises(ValueError, match="no user"):
         intervals(np.zeros(11, dtype=np.int64), KS)
+
+
+def test_a_single_user_says_nothing_about_others() -> None:
+    assert intervals(counts_of(np.array([2])), [1, 5]) == dict.fromkeys(metric_names([1, 5]), (0.0, 1.0))
+    found = paired_differences(np.array([2]), np.array([9]), [5])["hr@5"]
+    assert (found.value, found.low, found.high, found.verdict) == (1.0, -1.0, 1.0, "within noise")

@@ -152,3 +152,19 @@ def test_a_step_with_few_targets_gives_what_it_has(table: ItemTable) -> None:
         own = (HIDDEN * table.weight[TARGET]).sum()
         drawn = [(loss(HIDDEN, torch.tensor([TARGET]), table, draw_pool(5)) + own).exp() for _ in range(DRAWS)]
     assert errors(torch.stack(drawn).flatten(), partition) < 4
+
+
+@pytest.mark.parametrize("source", [{"num_in_batch": 3}, {"num_in_batch": 3, "num_uniform": 5}])
+def test_a_pool_may_hold_an_item_without_training_events(table: ItemTable, source: dict[str, int]) -> None:
+    """As in a refit, which also trains on validation events: the item counts as one with a single event."""
+    once = COUNTS.clone()
+    once[5] = 1
+    pool = torch.tensor([1, 2, 5])
+    losses = []
+    for counts in (once.where(once != 1, 0), once):
+        table.train_counts = counts
+        torch.manual_seed(3)
+        loss = sampled_softmax(corrected=True, **source)
+        losses.append(loss(HIDDEN.clone().requires_grad_(), torch.tensor([TARGET]), table, pool))
+    assert losses[0].isfinite()
+    torch.testing.assert_close(*losses, atol=5e-3, rtol=0)

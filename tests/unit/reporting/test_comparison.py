@@ -32,15 +32,24 @@ def some_ranks(shift: int = 0, users: range = range(NUM_USERS)) -> np.ndarray:
     return everyone[users.start : users.stop : users.step]
 
 
-def write(folder: Path, name: str, ranks: np.ndarray, step: int = 1_320, **card: Any) -> Path:
-    """An evaluated run; `card` are lines of its protocol that differ from PROTOCOL."""
+def write(
+    folder: Path,
+    name: str,
+    ranks: np.ndarray,
+    step: int = 1_320,
+    config: dict[str, Any] | None = None,
+    **card: Any,
+) -> Path:
+    """An evaluated run; `card` are lines of its protocol that differ from PROTOCOL, `config` sections of its config."""
     role = {
         "protocol": {**PROTOCOL, "num_users": NUM_USERS, **card},
         "best_step": step,
         "num_parameters": 812_345,
         "beyond_accuracy": {"coverage@10": 0.42, "novelty@10": 11.3, "gini@10": 0.91},
     }
-    run = write_run(folder / name, complete_records(), evaluated={"test": role}, config=config_values(name=name))
+    run = write_run(
+        folder / name, complete_records(), evaluated={"test": role}, config=config_values(name=name, **(config or {}))
+    )
     write_ranks(run.ranks_path("test"), UserRanks(ranks, step, NUM_USERS))
     return folder / name
 
@@ -142,6 +151,23 @@ def test_runs_that_cannot_be_read_are_refused(tmp_path: Path, runs: list[Path]) 
     stale.evaluation_path.write_text("{")
     with pytest.raises(DataError, match="is damaged"):
         compare_runs([runs[0], stale.root], "test")
+
+
+def test_lists_that_end_before_the_first_runs_cut_offs_are_refused(tmp_path: Path) -> None:
+    """A model that writes items knows no rank beyond its list: 11 stands for all of them, and is no hit at 50."""
+    writes = {"model": {"name": "tiger"}, "semantic_ids": {"path": "map"}}
+
+    def listing(name: str, *ks: int) -> Path:
+        ranks = some_ranks()
+        ranks[:, 1] = np.minimum(ranks[:, 1], max(ks) + 1)
+        return write(tmp_path, name, ranks, config={**writes, "evaluation": {"ks": ks}})
+
+    short_run, long_run = listing("short", 5, 10), listing("long", 5, 10, 50)
+    with pytest.raises(DataError, match=r"short writes lists of 10 items.* cut-off 50 of .*long.*smallest .*ks first"):
+        compare_runs([long_run, short_run], "test")
+    assert compare_runs([short_run, long_run], "test").runs[1].differences["hr@10"].value == 0
+    scored = write(tmp_path, "scored", some_ranks(), config={"evaluation": {"ks": (5, 10)}})
+    assert compare_runs([long_run, scored], "test").metrics[:3] == ["hr@5", "hr@10", "hr@50"]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_the_rest_of_the_run_changes_on_request(change: str) -> None:
         "batch.packed_parts=8",
         "optimizer.name=muon",
         "optimizer.table.name=rowwise-adagrad",
+        "loss.learn_temperature=true",
     ],
 )
 def test_what_a_step_is_never_changes(change: str) -> None:
