@@ -32,6 +32,8 @@ from genrec.storage import below, copy_folder, uri_of
 from genrec.stored_folder import StoredFolder
 from genrec.whole_file import write_atomically as write_atomically
 
+SERVED_EVALUATION = "evaluation-served.json"
+
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -93,11 +95,11 @@ class RunDir:
     @property
     def served_evaluation_path(self) -> Path:
         """The same of a run's model that another one re-ranks."""
-        return self.root / "evaluation-served.json"
+        return self.root / SERVED_EVALUATION
 
-    def ranks_path(self, role: str) -> Path:
-        """The rank of every evaluated user, from which runs are compared."""
-        return self.root / f"ranks-{role}.parquet"
+    def ranks_path(self, role: str, *, served: bool = False) -> Path:
+        """The rank of every evaluated user, from which runs are compared; `served`: of evaluation-served.json."""
+        return self.root / f"ranks-{role}{'-served' if served else ''}.parquet"
 
     @property
     def report_path(self) -> Path:

@@ -11,7 +11,7 @@ ProtocolCard = dict[str, str | bool | int]
 
 CHOSEN_STEP = ": step "
 
-OF_THE_RUN = ("window_events", "inputs", "seed", "num_seeds")
+OF_THE_RUN = ("window_events", "inputs", "answered_by", "seed", "num_seeds")
 """Lines of the card that say what the run did with what it was allowed to know. Runs may differ in them, that is what
 one compares; all other lines say what was asked, and must agree."""
 

@@ -71,7 +71,8 @@ def evaluate_run(
 def evaluate_served(run: RunDir, roles: Sequence[Role], served: ServedModel) -> dict[str, Any]:
     """Metrics by role of what `genrec recommend` answers when it is told the same; written to evaluation-served.json.
 
-    Each file is of one call: other options replace it. This process alone. Raises as `evaluate_run` and `load_model`
+    The users' ranks go to files beside it, as those of `evaluate_run` do, so that `genrec compare` can read both. Each
+    file is of one call: other options replace it. This process alone. Raises as `evaluate_run` and `load_model`
     do, and DataError when the model that re-ranks was trained on another prepared set, whose training events may be
     what is asked about here.
     """
@@ -92,6 +93,7 @@ def evaluate_served(run: RunDir, roles: Sequence[Role], served: ServedModel) -> 
         detail = evaluate_in_detail(loaded.model, config, manifest, role, ALONE, step=step)
         card = protocol_card(config, manifest, loaded.model.uses_query_time, role, step)
         card |= _served_lines(card, loaded, served)
+        write_ranks(run.ranks_path(role, served=True), detail.ranks)
         evaluation[role] = detail.values | _told(config, manifest, role, card, step, num_parameters)
     write_atomically(run.served_evaluation_path, json.dumps(evaluation, indent=1))
     return evaluation
@@ -132,20 +134,19 @@ def _told(
 
 def _served_lines(card: ProtocolCard, loaded: LoadedModel, served: ServedModel) -> ProtocolCard:
     """The lines of the card that say who answers, where that is not the run's own model alone."""
-    decoding = str(card["decoding"])
-    if loaded.num_joined:
-        decoding += f"; {loaded.num_joined} items have joined since the training, with codes of the map {served.map}"
+    joined = f"{loaded.num_joined} items have joined since the training, with codes of the map {served.map}"
+    told = [joined] if loaded.num_joined else []
     if loaded.ranker is None:
-        return {"decoding": decoding}
+        return {"answered_by": "; ".join(told)} if told else {}
     ranker, model = loaded.ranker, loaded.model
     assert isinstance(model, Reranked)
     cold = f" and {len(model.cold_items)} cold items" if served.cold_items else ""
-    decoding += (
-        f"; the {model.num_candidates} best of it{cold} in the order of the scores of {ranker.config.name} "
+    told.append(
+        f"the {model.num_candidates} best of it{cold} in the order of the scores of {ranker.config.name} "
         f"({ranker.config.model.name}, step {ranker.info['step']})"
     )
     reads = ", ".join((*ranker.config.inputs.items, *ranker.config.inputs.names))
-    return {"decoding": decoding, "inputs": f"{card['inputs']}; re-ranking: {reads}"}
+    return {"answered_by": "; ".join(told), "inputs": f"{card['inputs']}; re-ranking: {reads}"}
 
 
 def _load_model(export: Export, manifest: Manifest, workers: Workers, device: torch.device) -> SequenceModel:

@@ -1,5 +1,6 @@
 """`genrec compare RUN RUN ...`: runs side by side, each against the first over the same users, or a refusal.
 
+A path is a run directory, or its evaluation-served.json: the same run with options that change who answers.
 Metrics are computed anew from the saved ranks, so runs with different `evaluation.ks` compare at the first one's. A
 model that writes items knows no rank beyond its own largest cut-off; where the first run asks for more, it is refused.
 A number without its protocol compares with nothing: runs whose cards disagree on what was asked are not ranked.
@@ -22,7 +23,7 @@ from genrec.evaluation.protocol import OF_THE_RUN, compared_value, protocol_diff
 from genrec.evaluation.rank_counts import metric_values, places_of
 from genrec.evaluation.user_ranks import UserRanks, read_ranks
 from genrec.reporting.history import read_history
-from genrec.run_dir import RunDir, open_run
+from genrec.run_dir import SERVED_EVALUATION, RunDir, open_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """What a run directory says about one role."""
+    """What a run directory says about one role; `path` and `name` tell it apart from the same run served otherwise."""
 
+    path: Path
+    name: str
     run: RunDir
     config: ExperimentConfig
     values: dict[str, Any]
@@ -84,12 +87,12 @@ def compare_runs(paths: Sequence[Path], role: str) -> Comparison:
     _refuse_other_protocols(recorded)
     _refuse_short_lists(recorded)
     ks, decisive = base.config.evaluation.ks, base.config.evaluation.metric
-    names = Counter(entry.config.name for entry in recorded)
+    names = Counter(entry.name for entry in recorded)
     card = base.values["protocol"]
     return Comparison(
         role=role,
         decisive=decisive,
-        runs=tuple(_compared(entry, base, ks, unique=names[entry.config.name] == 1) for entry in recorded),
+        runs=tuple(_compared(entry, base, ks, unique=names[entry.name] == 1) for entry in recorded),
         protocol={name: compared_value(card, name) for name in card if name not in OF_THE_RUN},
     )
 
@@ -129,24 +132,28 @@ def _finite(value: float) -> float | None:
 
 
 def _read(path: Path, role: str) -> _Recorded:
-    run, config = open_run(path)
-    again = f"run `genrec evaluate {path}`"
-    if not run.evaluation_path.is_file():
-        raise DataError(f"{path} has no evaluation.json: it is not finished, or was never evaluated; {again}.")
+    served = path.name == SERVED_EVALUATION
+    folder = path.parent if served else path
+    run, config = open_run(folder)
+    again = f"run `genrec evaluate {folder}`" + (" with --rerank or --map" if served else "")
+    file = run.served_evaluation_path if served else run.evaluation_path
+    if not file.is_file():
+        raise DataError(f"{folder} has no {file.name}: it is not finished, or was never evaluated so; {again}.")
     try:
-        values = json.loads(run.evaluation_path.read_text(encoding="utf-8"))[role]
+        values = json.loads(file.read_text(encoding="utf-8"))[role]
         step, _ = int(values["best_step"]), dict(values["protocol"])
     except KeyError as error:
-        raise DataError(f"{run.evaluation_path} has no {error} for {role}; {again}.") from error
+        raise DataError(f"{file} has no {error} for {role}; {again}.") from error
     except (ValueError, TypeError) as error:
-        raise DataError(f"{run.evaluation_path} is damaged ({error}); {again}.") from error
-    ranks = read_ranks(run.ranks_path(role))
+        raise DataError(f"{file} is damaged ({error}); {again}.") from error
+    ranks_path = run.ranks_path(role, served=served)
+    ranks = read_ranks(ranks_path)
     if ranks.step != step or len(ranks.users) == 0:
         raise DataError(
-            f"{run.ranks_path(role)} is of step {ranks.step} and evaluation.json of step {step}: one of them is left "
+            f"{ranks_path} is of step {ranks.step} and {file.name} of step {step}: one of them is left "
             f"from an earlier evaluation; {again}."
         )
-    return _Recorded(run, config, values, ranks)
+    return _Recorded(path, config.name + (" (served)" if served else ""), run, config, values, ranks)
 
 
 def _refuse_other_protocols(recorded: Sequence[_Recorded]) -> None:
@@ -155,7 +162,7 @@ def _refuse_other_protocols(recorded: Sequence[_Recorded]) -> None:
     for entry in recorded[1:]:
         differences = protocol_differences(base.values["protocol"], entry.values["protocol"])
         if differences:
-            problems.append(f"{base.run.root} and {entry.run.root}: " + "; ".join(differences))
+            problems.append(f"{base.path} and {entry.path}: " + "; ".join(differences))
     if problems:
         raise ProtocolError(
             "Numbers made under different protocols cannot be ranked, so nothing is compared.\n  "
@@ -186,14 +193,14 @@ def _compared(entry: _Recorded, base: _Recorded, ks: Sequence[int], *, unique: b
         )
         num_shared = len(shared)
         if num_shared == 0:
-            raise DataError(f"{entry.run.root} and {base.run.root} share no user; evaluate both again.")
+            raise DataError(f"{entry.path} and {base.path} share no user; evaluate both again.")
         differences = paired_differences(entry.ranks.ranks[mine], base.ranks.ranks[theirs], ks)
     history = read_history(entry.run.metrics_path)
     training_s, events_per_s = history.last("elapsed_s"), history.median("events_per_s")
     card = entry.values["protocol"]
     return ComparedRun(
-        name=entry.config.name if unique else str(entry.run.root),
-        path=str(entry.run.root),
+        name=entry.name if unique else str(entry.path),
+        path=str(entry.path),
         metrics=metric_values(counts, ks),
         intervals=intervals(counts, ks),
         differences=differences,

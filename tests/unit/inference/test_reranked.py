@@ -16,12 +16,13 @@ from genrec.config import ExperimentConfig
 from genrec.data.batch import batch_from_arrays
 from genrec.data.item_vectors import vectors_for
 from genrec.data.schema import ITEMS_FILE
-from genrec.errors import ConfigError, DataError, GenrecError
+from genrec.errors import ConfigError, DataError, GenrecError, ProtocolError
 from genrec.evaluation.run_evaluation import evaluate_run, evaluate_served
 from genrec.inference.export import write_export
 from genrec.inference.recommender import Recommender
 from genrec.inference.serving import Serving
 from genrec.models.build import build_model
+from genrec.reporting.comparison import compare_runs
 from genrec.run_dir import RunDir, run_dir_of
 
 NUM_ITEMS, NUM_COLD = 40, 4
@@ -124,11 +125,28 @@ def test_its_metrics_are_those_of_its_lists_and_say_so(publish: Publish, prepare
     assert told["metrics"] == pytest.approx(evaluate_run(ranker, ("test",))["test"]["metrics"])
     assert told["metrics"] != plain["metrics"]
     card = told["protocol"]
-    assert card["decoding"].endswith("the 40 best of it in the order of the scores of dense (sasrec, step 3)")
+    assert card["answered_by"] == "the 40 best of it in the order of the scores of dense (sasrec, step 3)"
     assert card["decoding"].startswith("codes: beam search, width 40;")
     assert card["inputs"] == "codes; re-ranking: items"
     assert codes.evaluation_path.read_text() == before
     assert json.loads(codes.served_evaluation_path.read_text())["test"]["metrics"] == told["metrics"]
+
+
+def test_it_is_compared_with_the_run_itself_user_by_user(publish: Publish) -> None:
+    codes, ranker = publish("codes"), publish("dense")
+    evaluate_run(codes, ("test",))
+    with pytest.raises(DataError, match=r"has no evaluation-served.json.*genrec evaluate .* with --rerank or --map"):
+        compare_runs([codes.root, codes.served_evaluation_path], "test")
+    told = evaluate_served(codes, ("test",), Serving(rerank=ranker.root))["test"]
+    base, served = compare_runs([codes.root, codes.served_evaluation_path], "test").runs
+    assert (base.name, served.name) == ("codes", "codes (served)")
+    assert served.metrics == pytest.approx({name: told["metrics"][name] for name in served.metrics})
+    assert served.num_shared == 30
+    assert served.differences["mrr@10"].value == pytest.approx(served.metrics["mrr@10"] - base.metrics["mrr@10"])
+    assert served.of_the_run["answered_by"].endswith("dense (sasrec, step 3)")
+    evaluate_served(codes, ("test",), Serving(rerank=ranker.root, candidates=NUM_ITEMS))
+    with pytest.raises(ProtocolError, match=r"width 10;.*width 40;"):  # more beams than the run itself has
+        compare_runs([codes.root, codes.served_evaluation_path], "test")
 
 
 def test_the_commands_option(publish: Publish) -> None:
@@ -136,7 +154,7 @@ def test_the_commands_option(publish: Publish) -> None:
     words = ["evaluate", str(codes.root), "--split", "test", "--json", "--rerank", str(ranker.root)]
     shown = CliRunner().invoke(app, [*words, "--candidates", "9"])
     assert shown.exit_code == 0, shown.output
-    assert "the 9 best of it" in json.loads(shown.stdout)["test"]["protocol"]["decoding"]
+    assert "the 9 best of it" in json.loads(shown.stdout)["test"]["protocol"]["answered_by"]
     with pytest.raises(ConfigError, match="--candidates is about re-ranking; add --rerank RUN"):
         CliRunner().invoke(app, ["evaluate", str(codes.root), "--candidates", "9"], catch_exceptions=False)
     words = ["recommend", str(codes.root), "--rerank", "x", "--cold-items", "--max-per-prefix", "2"]

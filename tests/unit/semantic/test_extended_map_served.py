@@ -94,7 +94,7 @@ def test_evaluation_asks_for_new_items_too(tmp_path: Path) -> None:
         evaluate_run(run, ("test",))
     told = evaluate_served(run, ("test",), Serving(map=tmp_path / "map"))["test"]
     assert told["metrics"]["hr@36"] == 1
-    assert "6 items have joined since the training, with codes of the map" in told["protocol"]["decoding"]
+    assert "6 items have joined since the training, with codes of the map" in told["protocol"]["answered_by"]
 
 
 @pytest.fixture
