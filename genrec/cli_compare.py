@@ -11,7 +11,7 @@ console = Console()
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="run directories, or their evaluation-served.json, two or more", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(help="runs, or their evaluation-served.json", show_default=False)],
     split: Annotated[Literal["validation", "test"], typer.Option(help="which result to compare")] = "test",
     html: Annotated[Path | None, typer.Option(help="write one self-contained HTML page to this file")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,

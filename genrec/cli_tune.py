@@ -36,6 +36,7 @@ def tune(
     """Search for good settings, or go on with a sweep; prepares the data set when that has not been done."""
     from genrec.data.manifest import load_manifest
     from genrec.data.prepare import ensure_prepared
+    from genrec.semantic.tokenize import ensure_map
     from genrec.tuning.config import load_sweep
     from genrec.tuning.retrain import retrain_best as again
     from genrec.tuning.sweep import check_sweep
@@ -46,6 +47,7 @@ def tune(
     spec, base = load_sweep(file, overrides)
     check_sweep(spec, base)
     ensure_prepared(base.data, lambda *_: None, None)
+    ensure_map(base)
     manifest = load_manifest(base.data.prepared)
     with _watching(spec.metrics[0], quiet=as_json) as (show, told):
         if retrain_best is None:

@@ -16,6 +16,7 @@ from genrec.data.prepare import ensure_prepared
 from genrec.data.prepare_job import Progress
 from genrec.errors import ConfigError, GenrecError
 from genrec.run_dir import value_differences, write_atomically
+from genrec.semantic.tokenize import ensure_map
 from genrec.training.start import read_fitting_manifest
 
 Watch = Callable[[int, int, Row | None], None]
@@ -95,10 +96,11 @@ def _check_workers(case: Case, matrix: Matrix, path: Path) -> None:
 
 
 def _prepare(cases: Sequence[Case], path: Path, progress: Progress | None) -> None:
-    """Prepares the data sets that are not there yet; raises the mistake of the first case that does not fit its set."""
+    """Prepares data sets, and makes maps of codes, that are not there; raises the first case's mistake in it."""
     for case in cases:
         try:
             ensure_prepared(case.config.data, progress)
+            ensure_map(case.config)
             read_fitting_manifest(case.config)
         except GenrecError as error:
             raise type(error)(f"{path}, case {case.name}: {error}") from error

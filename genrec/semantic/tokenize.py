@@ -28,11 +28,11 @@ from genrec.config import (
 from genrec.data.item_types import read_item_types
 from genrec.errors import ConfigError, DataError
 from genrec.reporting.semantic_report import health_page
-from genrec.run_dir import write_atomically
+from genrec.run_dir import value_differences, write_atomically
 from genrec.semantic.collisions import Codes, Resolved, check_room, dedup, nearest
 from genrec.semantic.fsq import fit_fsq
 from genrec.semantic.health import Health, Measured, check_health, measure, problems
-from genrec.semantic.ids import MAP_FILE, SemanticIds
+from genrec.semantic.ids import MAP_FILE, SemanticIds, load_semantic_ids
 from genrec.semantic.map_folder import (
     HEALTH_FILE,
     PAGE_FILE,
@@ -120,16 +120,32 @@ def ensure_map(
 ) -> None:
     """Makes the map that the config's model writes codes of, where there is none yet; the data set is prepared.
 
-    Raises DataError as `tokenize` does.
+    Raises DataError as `tokenize` does, and when the map that is there was made with another tokenizer.
     """
     if not config.writes_codes or config.semantic_ids is None:
         return
     path = config.semantic_ids.path
     if (Path(path) / MAP_FILE).exists():
+        _check_origin(config.semantic_ids, load_semantic_ids(path).origin)
         return
     made = tokenize(config, progress=progress)
     assert made is not None
     say(f"Semantic ids: {path}, levels {list(made.ids.sizes)}; {Path(path) / PAGE_FILE} says how good they are.")
+
+
+def _check_origin(section: SemanticIdsConfig, origin: dict[str, Any]) -> None:
+    """Raises DataError when a map was made with another tokenizer than the config's, which would have no effect."""
+    made = origin.get("tokenizer")
+    if not isinstance(made, dict):
+        return
+    asked = {name: value for name, value in section.tokenizer.model_dump(mode="json").items() if name in made}
+    changes = value_differences(made, asked)
+    if changes:
+        raise DataError(
+            f"{section.path} holds a map made with another tokenizer ({changes[0]}), and a model takes the map as it "
+            "is; set semantic_ids.tokenizer back, name another folder in semantic_ids.path, or make the map anew with "
+            "`genrec tokenize CONFIG --overwrite`."
+        )
 
 
 @dataclass(frozen=True, slots=True)

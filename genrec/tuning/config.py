@@ -227,6 +227,11 @@ def load_sweep(path: Path, overrides: list[str] | None = None) -> tuple[SweepCon
 
 def _check_keys(sweep: SweepConfig) -> None:
     for key in sweep.space:
+        if key.partition(".")[0] == "semantic_ids" and key != "semantic_ids.path":
+            raise ConfigError(
+                f"space.{key} would have no effect: a trial reads the map of codes at semantic_ids.path, which is made "
+                "before; make a map for each value with `genrec tokenize`, and search semantic_ids.path."
+            )
         touched = [
             own for own in (*OWN_KEYS, *MEASURES) if f"{key}.".startswith(f"{own}.") or own.startswith(f"{key}.")
         ]

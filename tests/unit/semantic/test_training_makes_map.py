@@ -33,6 +33,14 @@ def test_the_missing_map_is_made_once(tmp_path: Path) -> None:
     check_fit(config, load_manifest(config.data.prepared))
 
 
+def test_a_map_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    ensure_map(config_of(tmp_path, 60, *CODES))
+    more = (f"semantic_ids.path={tmp_path / 'map'}", "semantic_ids.tokenizer.iterations=7")
+    other = config_of(tmp_path / "again", 60, *CODES, *more)
+    with pytest.raises(DataError, match=r"made with another tokenizer \(iterations: .* -> 7\).*--overwrite"):
+        ensure_map(other)
+
+
 def test_a_model_without_codes_needs_no_map(tmp_path: Path) -> None:
     ensure_map(config_of(tmp_path, 60))
     assert not (tmp_path / "map").exists()

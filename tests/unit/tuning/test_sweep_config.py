@@ -33,6 +33,7 @@ def test_what_is_fixed_is_in_the_base(tmp_path, base) -> None:
         ({"space": {"optimizer.lr": {"uniform": [1, 0]}}}, "from the smaller to the larger"),
         ({"space": {"data.prepared": {"choice": ["a"]}}}, "cannot search data, because all trials share one"),
         ({"space": {"name": {"choice": ["a"]}}}, "cannot search name"),
+        ({"space": {"semantic_ids.tokenizer.sizes": {"choice": [[8], [16]]}}}, "search semantic_ids.path"),
         ({"metric": "auc"}, "metric 'auc' is never reported by a trial .* it reports hr@1, hr@5"),
         ({"metric": "ndcg@20"}, "add its cut-off to evaluation.ks"),
         ({"budget": {}}, "budget.trials is required with searcher random"),
