@@ -68,8 +68,7 @@ def compare(measured: Result, calibrate_on: str | None) -> Result:
 
 
 def _calibration(case: Case, step_s: float) -> Calibration:
-    machine = this_machine(case.config, measure=False)
-    base = assumed(machine.peak_flops, on_gpu=machine.on_gpu)
+    base = assumed(this_machine(case.config, measure=True))
     time = _option(case, base).time
     scaled = time.compute + time.overhead
     return fitted(base, step_s=step_s, predicted_s=time.total, compute_s=scaled, source=case.name)

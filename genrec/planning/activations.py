@@ -73,6 +73,10 @@ class Activations:
         """All that is kept when the loss is known; a recomputed layer counts while its backward pass runs."""
         return self.ends.at(load, items) + self.num_layers * self.layer.at(load) + self.inside.at(load)
 
+    def touched(self, load: Load, items: int) -> float:
+        """All that would be kept if no layer were recomputed: what the element-wise parts of a pass work on."""
+        return self.ends.at(load, items) + self.num_layers * (self.layer.at(load) + self.inside.at(load))
+
 
 def load_of(
     lengths: Sequence[int] | npt.NDArray[np.integer], config: ExperimentConfig | None = None, num_levels: int = 0

@@ -1,23 +1,31 @@
 """What a finished run says about its hardware, for the plans that come after it."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError, DataError
+from genrec.planning.machine import Machine
 from genrec.run_dir import open_run, read_metrics, write_atomically
 
 CALIBRATION_FILE = "calibration.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 DEFAULT_GPU_EFFICIENCY = 0.3
 """MFU of a tuned recommender on H100 (NVIDIA's HSTU: 31.4% jagged), used where nothing was measured."""
 
-DEFAULT_CPU_EFFICIENCY = 0.35
-"""Of the GEMM rate: element-wise parts take most of the time of narrow models."""
+DEFAULT_CPU_EFFICIENCY = 0.8
+"""Of the GEMM rate, for the matrix products alone; element-wise parts are counted beside them."""
+
+CPU_PASSES = 10.0
+"""How often what a step keeps goes through memory on a CPU: forward, backward, and the gradients in between.
+
+Fitted to the SASRec cases of benchmarks/matrices/memory.yaml, and checked by its HSTU cases. On a GPU the efficiency
+above has the element-wise parts in it.
+"""
 
 CPU_OVERHEAD_S, GPU_OVERHEAD_S = 0.006, 0.004
 
@@ -26,23 +34,27 @@ CPU_OVERHEAD_S, GPU_OVERHEAD_S = 0.006, 0.004
 class Calibration:
     """Rates of one worker, measured or assumed.
 
-    flops_per_s     what the forward and backward pass reach
+    flops_per_s     what the forward and backward pass reach; on a CPU their matrix products alone
+    kept_bytes_per_s  of what is kept for the backward pass, how much the element-wise parts get through; None on a GPU
     overhead_s      of a micro-batch, whatever is in it
     source          where the numbers come from
     """
 
     flops_per_s: float
+    kept_bytes_per_s: float | None
     overhead_s: float
     source: str
     schema_version: int = SCHEMA_VERSION
 
 
-def assumed(peak_flops: float, *, on_gpu: bool) -> Calibration:
-    """The calibration where nothing was measured."""
+def assumed(machine: Machine) -> Calibration:
+    """The calibration of a machine where nothing was measured."""
+    on_gpu = machine.on_gpu
     efficiency = DEFAULT_GPU_EFFICIENCY if on_gpu else DEFAULT_CPU_EFFICIENCY
     label = "of the published peak" if on_gpu else "of a matrix product's rate"
     return Calibration(
-        peak_flops * efficiency,
+        machine.peak_flops * efficiency,
+        None if on_gpu else machine.bytes_per_s / CPU_PASSES,
         GPU_OVERHEAD_S if on_gpu else CPU_OVERHEAD_S,
         f"assumed: {efficiency:.0%} {label}; calibrate with --calibrate RUN",
     )
@@ -64,14 +76,15 @@ def measured_step_s(run: str | Path) -> tuple[ExperimentConfig, float, int]:
 
 
 def fitted(base: Calibration, *, step_s: float, predicted_s: float, compute_s: float, source: str) -> Calibration:
-    """`base` with its rate and overhead scaled so that a step takes `step_s` and not `predicted_s`.
+    """`base` with its rates and overhead scaled so that a step takes `step_s` and not `predicted_s`.
 
     What is not compute stays as predicted; where a step took less than that, everything is scaled alike.
     """
     others = predicted_s - compute_s
     left = step_s - others
     scale = left / compute_s if left > 0.1 * step_s else step_s / predicted_s
-    return replace(base, flops_per_s=base.flops_per_s / scale, overhead_s=base.overhead_s * scale, source=source)
+    kept = None if base.kept_bytes_per_s is None else base.kept_bytes_per_s / scale
+    return Calibration(base.flops_per_s / scale, kept, base.overhead_s * scale, source)
 
 
 def save_calibration(path: str | Path, calibration: Calibration) -> None:

@@ -42,7 +42,7 @@ def refuse_what_cannot_fit(config: ExperimentConfig, machine: Machine | None = N
     if machine.on_gpu != (config.cluster.gpus_per_worker > 0):
         return  # the launcher says that there is no GPU
     windows = read_windows(config)
-    estimator = Estimator(windows, machine, assumed(machine.peak_flops, on_gpu=machine.on_gpu))
+    estimator = Estimator(windows, machine, assumed(machine))
     option = estimator.option(config, model_size(config, windows.catalogue), ())
     if option is not None and (option.memory.least > option.available_bytes or option.memory.host > option.host_bytes):
         raise ConfigError(_refusal(config, make_plan(config, windows, machine), option))

@@ -43,8 +43,8 @@ def calibration_of(run: Path, machine: Machine) -> Calibration:
     """The rates with which the prediction of a finished run is what it took, on a machine like its own."""
     config, event_s, workers = measured_step_s(run)
     values = config.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": workers})})
-    where = this_machine(values, measure=False) if machine.nodes == 1 else machine
-    base = assumed(where.peak_flops, on_gpu=where.on_gpu)
+    where = this_machine(values, measure=True) if machine.nodes == 1 else machine
+    base = assumed(where)
     estimator = Estimator(read_windows(values), where, base)
     option = estimator.option(values, model_size(values, estimator.windows.catalogue), ())
     if option is None:

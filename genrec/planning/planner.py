@@ -14,7 +14,7 @@ from genrec.planning.flops import StepFlops, step_flops
 from genrec.planning.machine import Machine, this_machine
 from genrec.planning.memory import MemoryParts, predict_memory
 from genrec.planning.model_size import ModelSize, model_size
-from genrec.planning.step_time import StepTime, predict_step
+from genrec.planning.step_time import StepTime, StepWork, predict_step
 from genrec.planning.workload import Windows, Workload, read_windows, shared_parts
 from genrec.training.start import engine_words
 
@@ -31,9 +31,14 @@ class Option:
     config: ExperimentConfig
     memory: MemoryParts
     time: StepTime
-    tokens_per_step: float
+    work: StepWork
     available_bytes: float
     host_bytes: float
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Events of a mean step."""
+        return self.work.tokens
 
     @property
     def fits(self) -> bool:
@@ -120,32 +125,35 @@ class Estimator:
         work = self.workload(config.batch.micro_batches_per_step)
         if work is None:
             return None
-        activations, code_sizes = self.activations(config), work.catalogue.code_sizes
-        items = sum(code_sizes) or work.catalogue.num_train_items  # rows that the loss compares with
-        loads: list[Load] = [load_of(lengths, config, len(code_sizes)) for lengths in work.heaviest(LOOKED_AT)]
-        load = max(loads, key=lambda one: activations.kept(one, items))
+        activations, items, load = self.activations(config), work.catalogue.items_of_loss, self.heaviest(config, work)
         return predict_memory(config, size, activations, load, items=items, workers=self.machine.workers)
+
+    def heaviest(self, config: ExperimentConfig, work: Workload) -> Load:
+        """The micro-batch of which most is kept."""
+        activations, levels = self.activations(config), len(work.catalogue.code_sizes)
+        loads = [load_of(lengths, config, levels) for lengths in work.heaviest(LOOKED_AT)]
+        return max(loads, key=lambda one: activations.kept(one, work.catalogue.items_of_loss))
+
+    def step_work(self, config: ExperimentConfig, work: Workload) -> StepWork:
+        """A mean step; packing makes its micro-batches so alike that the heaviest may stand for all."""
+        load = self.heaviest(config, work)
+        kept = self.activations(config).touched(load, work.catalogue.items_of_loss)
+        return StepWork(self.flops(config, work), work.tokens_per_step, work.parts * kept)
 
     def option(self, config: ExperimentConfig, size: ModelSize, overrides: tuple[str, ...]) -> Option | None:
         """One way to run, worked out; None where a micro-batch cannot hold the longest window."""
         memory, work = self.memory(config, size), self.workload(config.batch.micro_batches_per_step)
         if memory is None or work is None:
             return None
-        time = predict_step(
-            config,
-            size,
-            self.flops(config, work),
-            work.tokens_per_step,
-            machine=self.machine,
-            calibration=self.calibration,
-        )
+        step = self.step_work(config, work)
+        time = predict_step(config, size, step, machine=self.machine, calibration=self.calibration)
         return Option(
             engine=engine_words(config),
             overrides=overrides,
             config=config,
             memory=memory,
             time=time,
-            tokens_per_step=work.tokens_per_step,
+            work=step,
             available_bytes=self.machine.memory_bytes,
             host_bytes=self.machine.host_memory_bytes,
         )
@@ -158,7 +166,7 @@ def predict_here(config: ExperimentConfig, calibration: Calibration | None = Non
     """
     check_known(config)
     machine, windows = this_machine(config, measure=False), read_windows(config)
-    rates = calibration or assumed(machine.peak_flops, on_gpu=machine.on_gpu)
+    rates = calibration or assumed(machine)
     return Estimator(windows, machine, rates).option(config, model_size(config, windows.catalogue), ())
 
 
@@ -186,7 +194,7 @@ def make_plan(
     """
     check_known(config)
     config = on_machine(config, machine)
-    rates = calibration or assumed(machine.peak_flops, on_gpu=machine.on_gpu)
+    rates = calibration or assumed(machine)
     estimator = Estimator(windows, machine, rates)
     size = model_size(config, windows.catalogue)
     found = []

@@ -1,11 +1,9 @@
 """What a plan's pick is on fewer and on more nodes, at the same work for each worker, and what breaks first."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genrec.config import ExperimentConfig, config_from_dict
 from genrec.config_workers import MAX_MICRO_BATCHES
-from genrec.planning.flops import StepFlops
 from genrec.planning.planner import Option, Plan
 from genrec.planning.step_time import STREAM_EVENTS_PER_S, StepTime, predict_step
 from genrec.planning.text import time_text
@@ -72,22 +70,14 @@ def _point(plan: Plan, pick: Option, one: StepTime, nodes: int) -> ScalePoint:
 
 def _time_on(plan: Plan, pick: Option, nodes: int) -> StepTime:
     """The step on `nodes`, with as many micro-batches and events for each worker."""
-    ratio = nodes / plan.machine.nodes
-    flops = plan.flops
-    scaled = StepFlops(*(part * ratio for part in _parts(flops)))
     return predict_step(
         _with_workers(pick.config, plan, nodes),
         plan.size,
-        scaled,
-        pick.tokens_per_step * ratio,
+        pick.work.times(nodes / plan.machine.nodes),
         machine=plan.machine,
         calibration=plan.calibration,
         nodes=nodes,
     )
-
-
-def _parts(flops: StepFlops) -> Sequence[float]:
-    return flops.projections, flops.attention, flops.feed_forward, flops.other, flops.loss
 
 
 def _with_workers(config: ExperimentConfig, plan: Plan, nodes: int) -> ExperimentConfig:

@@ -1,8 +1,10 @@
 """How long a step takes, and what it waits for: `predict_step`.
 
-    compute         FLOPs of a worker's share / calibrated rate, and an overhead for each micro-batch
+    compute         FLOPs of a worker's share / calibrated rate; on a CPU also the bytes that are kept for the backward
+                    pass / another rate, for the element-wise parts; and an overhead for each micro-batch
     communication   bytes that a worker sends / bandwidth of its link
-    optimizer       bytes of weights, gradients and moments that are read and written / memory bandwidth
+    optimizer       bytes of weights, gradients and moments that are read and written / memory bandwidth; on a CPU
+                    ZeRO-1 to 3 also copy them to flat buffers and back
     data            events / rate of the stream, beside the step: it counts only where it is longer than all else
 
 A ring of N workers sends (N - 1) / N of a tensor for a reduce-scatter or an all-gather, twice that for an all-reduce.
@@ -35,6 +37,28 @@ RECOMPUTE = 4 / 3
 
 ENGINE_OVERHEAD = {None: 1.0, 0: 1.2, 1: 1.3, 2: 1.3, 3: 2.0}
 """Overhead of a micro-batch by ZeRO stage, beside plain PyTorch's: hooks on gradients, at stage 3 on modules too."""
+
+
+COPIED_BYTES = 50.0
+"""Of a weight, what ZeRO-1 to 3 copy on a CPU in a step: gradients into a bucket, weights and masters back and forth.
+
+Fitted to the SASRec cases of benchmarks/matrices/memory.yaml, and checked by its HSTU cases.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """What all workers do in a mean step: FLOPs, events, and bytes that pass through the element-wise parts."""
+
+    flops: StepFlops
+    tokens: float
+    kept_bytes: float
+
+    def times(self, ratio: float) -> "StepWork":
+        """The same for a part of the workers."""
+        f = self.flops
+        parts = (f.projections, f.attention, f.feed_forward, f.other, f.loss)
+        return StepWork(StepFlops(*(part * ratio for part in parts)), self.tokens * ratio, self.kept_bytes * ratio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +109,21 @@ def sent_bytes(config: ExperimentConfig, size: ModelSize, workers: int) -> float
 def predict_step(
     config: ExperimentConfig,
     size: ModelSize,
-    flops: StepFlops,
-    tokens: float,
+    work: StepWork,
     *,
     machine: Machine,
     calibration: Calibration,
     nodes: int | None = None,
 ) -> StepTime:
-    """The time of a step of `tokens` events and `flops`, on `nodes` of the machine (None: all)."""
+    """The time of a step of some work, on `nodes` of the machine (None: all)."""
     used = machine.nodes if nodes is None else nodes
     workers = used * machine.workers_per_node
     sharding, accumulation = sharding_of(config, workers), config.accumulation(workers)
     recomputes = getattr(config.model, "recompute", "none") != "none"
-    layers = flops.total - flops.loss
-    compute = (layers * (RECOMPUTE if recomputes else 1) + flops.loss) / workers / calibration.flops_per_s
+    again, flops = (RECOMPUTE if recomputes else 1), work.flops
+    compute = ((flops.total - flops.loss) * again + flops.loss) / workers / calibration.flops_per_s
+    if calibration.kept_bytes_per_s is not None:
+        compute += work.kept_bytes * again / workers / calibration.kept_bytes_per_s
     sent = sent_bytes(config, size, workers)
     collectives = (accumulation if sharding.stage in (2, 3) else 1) * (
         2 + 6 * config.model.num_layers * (sharding.stage == 3)
@@ -110,7 +135,8 @@ def predict_step(
         communication = max(0.0, communication - compute)
     share = workers if sharding.stage in (1, 2, 3) else 1
     touched = 4 * (3 * size.total + 2 * (size.table_moments + size.other_moments)) / share
-    optimizer = touched / machine.bytes_per_s
+    copied = 0.0 if machine.on_gpu or sharding.stage in (None, 0) else COPIED_BYTES * size.total
+    optimizer = (touched + copied) / machine.bytes_per_s
     if sharding.offload:
         optimizer = (
             touched / (machine.bytes_per_s / 50)
@@ -121,6 +147,6 @@ def predict_step(
         communication=communication,
         optimizer=optimizer,
         overhead=accumulation * calibration.overhead_s * ENGINE_OVERHEAD[sharding.stage],
-        data=tokens / workers / STREAM_EVENTS_PER_S,
+        data=work.tokens / workers / STREAM_EVENTS_PER_S,
         sent_bytes=sent,
     )

@@ -31,6 +31,11 @@ class Catalogue:
     code_sizes: tuple[int, ...] = ()
     """Codes of each level, where the config's model writes codes."""
 
+    @property
+    def items_of_loss(self) -> int:
+        """Rows that the loss compares with: codes of all levels, or items that training knows."""
+        return sum(self.code_sizes) or self.num_train_items
+
     @classmethod
     def of(cls, manifest: Manifest, config: ExperimentConfig) -> "Catalogue":
         """That of a set and the config's map; raises DataError where the two are not of the same items."""

@@ -19,13 +19,15 @@ from genrec.errors import ConfigError, DataError
 from genrec.planning.calibration import Calibration, fitted, read_calibration, save_calibration
 from genrec.planning.command import calibration_of
 from genrec.planning.fit import check_memory
+from genrec.planning.flops import StepFlops
 from genrec.planning.machine import Machine, read_cluster, this_machine
+from genrec.planning.model_size import model_size
 from genrec.planning.planner import Plan, make_plan
 from genrec.planning.scaling import limit_sentence, scaling_of
-from genrec.planning.step_time import StepTime
+from genrec.planning.step_time import StepTime, StepWork, predict_step
 from genrec.planning.workload import read_windows
 
-RATES = Calibration(flops_per_s=1e10, overhead_s=0.001, source="a test")
+RATES = Calibration(flops_per_s=1e10, kept_bytes_per_s=1e9, overhead_s=0.001, source="a test")
 MACHINE = Machine(
     name="two workers",
     nodes=1,
@@ -214,9 +216,28 @@ def test_a_calibrated_plan_repeats_what_was_measured(config: Callable[..., Exper
         read_calibration(tmp_path / "calibration.json")
 
 
+def test_on_a_cpu_what_is_kept_and_copied_takes_time(config: Callable[..., ExperimentConfig]) -> None:
+    one = config("engine.zero_stage=2")
+    size = model_size(one, read_windows(one).catalogue)
+    flops = StepFlops(2e9, 0.0, 0.0, 0.0, 0.0)
+
+    def step(kept: float, machine: Machine = MACHINE, rates: Calibration = RATES, stage: int = 2) -> StepTime:
+        work = StepWork(flops, 1_000.0, kept)
+        return predict_step(config(f"engine.zero_stage={stage}"), size, work, machine=machine, calibration=rates)
+
+    assert step(0.0).compute == pytest.approx(2e9 / 2 / 1e10)
+    assert step(3e9).compute == pytest.approx(2e9 / 2 / 1e10 + 3e9 / 2 / 1e9)
+    on_gpu = replace(RATES, kept_bytes_per_s=None)
+    assert step(3e9, rates=on_gpu).compute == step(0.0).compute
+    gpu = replace(MACHINE, on_gpu=True)
+    assert step(0.0).optimizer - step(0.0, gpu).optimizer == pytest.approx(50 * size.total / 5e9)
+    assert step(0.0, stage=0).optimizer == step(0.0, gpu, stage=0).optimizer
+
+
 def test_a_step_faster_than_its_communication_scales_everything() -> None:
     found = fitted(RATES, step_s=0.5, predicted_s=2.0, compute_s=1.0, source="x")
     assert found.flops_per_s == RATES.flops_per_s * 4
+    assert found.kept_bytes_per_s == 4e9
     assert found.overhead_s == RATES.overhead_s / 4
 
 
