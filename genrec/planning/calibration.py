@@ -23,7 +23,7 @@ DEFAULT_CPU_EFFICIENCY = 0.8
 CPU_PASSES = 10.0
 """How often what a step keeps goes through memory on a CPU: forward, backward, and the gradients in between.
 
-Fitted to the SASRec cases of benchmarks/matrices/memory.yaml, and checked by its HSTU cases. On a GPU the efficiency
+Fitted to the SASRec cases without ZeRO of benchmarks/matrices/memory.yaml, on one machine. On a GPU the efficiency
 above has the element-wise parts in it.
 """
 

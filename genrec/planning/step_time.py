@@ -42,7 +42,7 @@ ENGINE_OVERHEAD = {None: 1.0, 0: 1.2, 1: 1.3, 2: 1.3, 3: 2.0}
 COPIED_BYTES = 50.0
 """Of a weight, what ZeRO-1 to 3 copy on a CPU in a step: gradients into a bucket, weights and masters back and forth.
 
-Fitted to the SASRec cases of benchmarks/matrices/memory.yaml, and checked by its HSTU cases.
+Fitted to the cases of benchmarks/matrices/memory.yaml, on one machine.
 """
 
 
