@@ -4,6 +4,7 @@ Ray Train calls `run` (cluster/ray_train.py), and a single process can call it (
 debugged in one process and run where Ray is not installed.
 """
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
 from genrec.semantic.run_map import semantic_ids_for
 from genrec.training.background_validation import catch_up
+from genrec.training.cautions import cautions
 from genrec.training.context import WorkerContext
 from genrec.training.engine import Engine, build_engine
 from genrec.training.hooks import PreemptionHook, default_hooks
@@ -40,11 +42,16 @@ from genrec.training.warm_start import WarmStart, warm_start
 from genrec.training.watchdog import Watchdog
 from genrec.training.window_log import WindowLogHook
 
+logger = logging.getLogger(__name__)
+
 
 def run(config: ExperimentConfig, context: WorkerContext) -> None:
     """Trains (or goes on training) the run of `context`, then tests its best model; every worker calls it alike."""
     phases = {"process": time.time() - context.started_at_s}
     PLACE.run, PLACE.rank = context.run.root.name, context.rank
+    if context.rank == 0:
+        for caution in cautions(config, context.end_step):
+            logger.warning("%s", caution)
     set_threads(config, context.workers)
     manifest = load_manifest(config.data.prepared)
     model = new_model(config, manifest)

@@ -1,0 +1,36 @@
+"""Settings that are allowed and seldom meant: a run says so once, before its first step."""
+
+from genrec.config import ExperimentConfig
+from genrec.config_losses import SampledSoftmaxConfig
+
+FLAT_TEMPERATURE = 0.5
+"""Cosines divided by more than this differ by less than 4: a softmax over thousands of items stays nearly flat."""
+
+
+def cautions(config: ExperimentConfig, num_steps: int) -> list[str]:
+    """A sentence for each such setting of a run of `num_steps` steps; none where there is nothing to say."""
+    found = []
+    loss, warmup = config.loss, config.optimizer.warmup_steps
+    if warmup >= num_steps:
+        found.append(
+            f"The learning rate still rises when the run ends, because optimizer.warmup_steps is {warmup} and the run "
+            f"has {num_steps} steps; lower it, or train longer."
+        )
+    is_cosine = bool(getattr(config.model, "l2_normalize", False))
+    if is_cosine and loss.temperature > FLAT_TEMPERATURE and not loss.learn_temperature:
+        found.append(
+            f"Cosine scores (model.l2_normalize) divided by loss.temperature {loss.temperature:g} hardly tell items "
+            "apart; 0.05 is the published value, or set loss.learn_temperature."
+        )
+    if (
+        isinstance(loss, SampledSoftmaxConfig)
+        and loss.corrected
+        and loss.num_in_batch
+        and config.sequence.target_actions is not None
+    ):
+        found.append(
+            "logQ corrects in-batch negatives by each item's share of all training events, and "
+            f"sequence.target_actions ({', '.join(config.sequence.target_actions)}) makes targets of some of them only;"
+            " where items differ in what is done with them, use loss.negatives: popularity."
+        )
+    return found

@@ -1,0 +1,63 @@
+"""What a run says of settings that are allowed and seldom meant."""
+
+from pathlib import Path
+
+import pytest
+
+from genrec.config import config_from_dict, load_config
+from genrec.training.cautions import cautions
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def said(values: dict[str, object], num_steps: int = 1_000) -> list[str]:
+    least = {
+        "name": "x",
+        "data": {"prepared": "prepared/x", "source": {"name": "synthetic"}},
+        "model": {"name": "sasrec"},
+        "loss": {"name": "full-softmax"},
+        "train": {"max_epochs": 1},
+    }
+    config = config_from_dict(least | values)
+    return cautions(config, num_steps)
+
+
+@pytest.mark.parametrize(("num_steps", "count"), [(5, 1), (64, 1), (65, 0)])
+def test_a_warm_up_that_never_ends(num_steps: int, count: int) -> None:
+    found = said({"optimizer": {"warmup_steps": 64}}, num_steps)
+    assert len(found) == count
+    assert all("warmup_steps is 64" in sentence and f"{num_steps} steps" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize(
+    ("loss", "count"),
+    [({"temperature": 1.0}, 1), ({"temperature": 0.05}, 0), ({"learn_temperature": True}, 0)],
+)
+def test_cosines_that_hardly_differ(loss: dict[str, object], count: int) -> None:
+    found = said({"model": {"name": "hstu"}, "loss": {"name": "sampled-softmax", **loss}})
+    assert len(found) == count
+    assert not count or "loss.temperature 1 " in found[0]
+    assert said({"model": {"name": "sasrec"}, "loss": {"name": "sampled-softmax", **loss}}) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "count"),
+    [
+        ({"negatives": "in-batch"}, 1),
+        ({"negatives": "mixed"}, 1),
+        ({"negatives": "in-batch", "correction": "none"}, 0),
+        ({"negatives": "popularity"}, 0),
+    ],
+)
+def test_shares_of_all_events_for_targets_of_some(loss: dict[str, object], count: int) -> None:
+    chosen = {"sequence": {"target_actions": ["listen"]}}
+    found = said({"loss": {"name": "sampled-softmax", **loss}, **chosen})
+    assert len(found) == count
+    assert not count or "(listen)" in found[0]
+    assert said({"loss": {"name": "sampled-softmax", **loss}}) == []
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_configs_that_come_along_give_no_cause(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_DATA", "/data")
+    assert cautions(load_config(path), num_steps=20_000) == []
