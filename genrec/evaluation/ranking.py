@@ -33,6 +33,7 @@ from genrec.semantic.order import NOTHING, is_something, numbers_of, order_keys
 ROWS = 8  # a product has a multiple of so many rows
 COLUMNS = 64  # and, where there are several, of so many columns
 BLOCK = 16  # columns whose best score stands for them while the best items are looked for
+SPARE = 16  # blocks more than are wanted, for those whose best scores are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +138,14 @@ def _search(
     width = chunk_width(num_rows + num_users, max(limits.max_columns, num_users + COLUMNS))
     places = question.targets - first
     owned = (places >= 0) & (places < num_rows)
-    vectors = torch.cat([rows[places.clamp(0, num_rows - 1)], rows[: width - num_users]]).float()
+    vectors = torch.cat([rows[places.clamp(0, num_rows - 1)], rows[: width - num_users]])
     hidden = F.pad(question.hidden, (0, 0, 0, -num_users % ROWS))
-    scores = (hidden @ table.normalized(vectors).T)[:num_users]  # [num_users, width]
+    held = torch.empty(hidden.shape[0], width, device=hidden.device)  # memory asked for anew costs as much as a pass
+
+    def score(vectors: Tensor) -> Tensor:
+        return torch.mm(hidden, table.normalized(vectors.float()).T, out=held)[:num_users]  # [num_users, width]
+
+    scores = score(vectors)
     known = scores.diagonal()
     target_scores = share(torch.where(owned, known, torch.zeros_like(known)))
     tally = _Tally(question, target_scores, limits.num_listed)
@@ -147,7 +153,7 @@ def _search(
     done = width - num_users
     while done < num_rows:
         begin = max(0, min(done, num_rows - width))
-        scores = (hidden @ table.normalized(rows[begin : begin + width].float()).T)[:num_users]
+        scores = score(rows[begin : begin + width])
         tally.add(scores[:, done - begin :], first + done)
         done = begin + width
     return torch.cat([tally.counts.unsqueeze(1), tally.keys], dim=1)
@@ -201,24 +207,27 @@ class _Tally:
         # The largest of a row is NaN when any of it is. Far below zero: no sum over chunks and workers lifts it.
         self.counts[scores.amax(dim=1).isnan()] -= 2**48
         if self.num_listed:
-            self.keys = torch.cat([self.keys, _best_keys(scores, first, self.num_listed)], dim=1)
+            self.keys = torch.cat([self.keys, best_keys(scores, first, self.num_listed)], dim=1)
             self.keys = self.keys.topk(self.num_listed, dim=1).values
 
 
-def _best_keys(scores: Tensor, first: int, k: int) -> Tensor:
+def best_keys(scores: Tensor, first: int, k: int) -> Tensor:
     """Keys of the k best of each row, [num_users, at most k]; column c is item `first + c`.
 
-    Whoever is among the k best lies in one of the k blocks whose best ones are the best, so only those are searched.
+    Block b is the columns b, b + num_blocks, b + 2 num_blocks, ... Whatever scores more than the k-th best block does lies
+    in the blocks before it, and what scores the same in the blocks that do: where those are among the chosen ones, only
+    they are searched.
     """
     num_users, num_columns = scores.shape
     columns = torch.arange(num_columns, device=scores.device).expand(num_users, -1)
-    if num_columns > 2 * k * BLOCK:
-        scores = F.pad(scores, (0, -num_columns % BLOCK), value=-float("inf"))
-        best_of_block = scores.view(num_users, -1, BLOCK).amax(dim=2)
-        numbers = torch.arange(best_of_block.shape[1], device=scores.device)
-        chosen = order_keys(best_of_block, numbers).topk(k, dim=1, sorted=False).indices  # [num_users, k]
-        columns = (chosen.unsqueeze(2) * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
-        scores = scores.gather(1, columns)
+    num_blocks, num_chosen = num_columns // BLOCK, k + SPARE
+    if num_blocks > 2 * num_chosen:
+        in_blocks = num_blocks * BLOCK
+        best, chosen = scores[:, :in_blocks].unflatten(1, (BLOCK, num_blocks)).amax(dim=1).topk(num_chosen, dim=1)
+        if bool((best[:, k - 1] > best[:, -1]).all()):
+            members = chosen.unsqueeze(2) + num_blocks * torch.arange(BLOCK, device=scores.device)
+            columns = torch.cat([members.flatten(1), columns[:, in_blocks:]], dim=1)
+            scores = scores.gather(1, columns)
     keys = order_keys(scores, columns + first)
     return keys.topk(min(k, keys.shape[1]), dim=1).values
 
