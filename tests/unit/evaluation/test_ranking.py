@@ -11,12 +11,11 @@ from whole_number_model import WholeNumberModel
 
 from genrec.data.batch import batch_from_arrays
 from genrec.errors import RunError
-from genrec.evaluation.ranking import Limits, Ranked, best_keys, chunk_width, rank_users
+from genrec.evaluation.ranking import Limits, Ranked, chunk_width, rank_users
 from genrec.evaluation.sharded_table import share_out
 from genrec.evaluation.users import EvaluationBatch, placeholder_batch
 from genrec.evaluation.workers import ALONE, Workers
 from genrec.models.base import SequenceModel
-from genrec.semantic.order import order_keys
 
 NUM_ITEMS = 1_500
 NUM_LISTED = 7
@@ -65,17 +64,6 @@ def test_chunks_give_the_ranks_and_lists_of_the_whole_matrix(max_columns: int) -
     model, users = WholeNumberModel(NUM_ITEMS), some_users(60)
     found = ranked(model, users, max_columns)
     assert (found.ranks.tolist(), found.items.tolist()) == by_definition(model, users, NUM_LISTED)
-
-
-@pytest.mark.parametrize("different", [10**9, 2_000, 300, 3, 1])
-@pytest.mark.parametrize("num_columns", [1_000, 1_024, 3_001])
-def test_the_best_of_a_chunk_are_those_of_sorting_all_of_it(different: int, num_columns: int) -> None:
-    """With few different scores, equal ones stand in more blocks than are searched."""
-    drawn = torch.randint(0, different, (50, num_columns), generator=torch.Generator().manual_seed(different))
-    scores = drawn.float()
-    scores[::7, : num_columns - 5] = -float("inf")
-    every = order_keys(scores, torch.arange(num_columns).expand(50, -1) + 70)
-    assert torch.equal(best_keys(scores, 70, 9), every.sort(dim=1, descending=True).values[:, :9])
 
 
 def test_fewer_candidates_than_places_leave_places_empty() -> None:
