@@ -46,7 +46,7 @@ def count_true(mask: Tensor) -> Tensor:
     """
     as_bytes = mask.view(torch.uint8)
     width = mask.shape[1] // LANES
-    sums = as_bytes[:, : LANES * width].unflatten(1, (LANES, width)).sum(dim=1, dtype=torch.uint8)
+    sums = as_bytes[:, : LANES * width].view(len(mask), LANES, width).sum(dim=1, dtype=torch.uint8)
     rest = as_bytes[:, LANES * width :]
     return sums.sum(dim=1, dtype=torch.int32) + rest.sum(dim=1, dtype=torch.int32)
 

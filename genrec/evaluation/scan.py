@@ -17,7 +17,7 @@ BLOCK = 16  # columns whose best score stands for them while the best items are 
 def block_maxima(scores: Tensor) -> Tensor:
     """The largest score of every block, [num_rows, num_blocks]; NaN where one of it is."""
     num_blocks = scores.shape[1] // BLOCK
-    return scores[:, : num_blocks * BLOCK].unflatten(1, (BLOCK, num_blocks)).amax(dim=1)
+    return scores[:, : num_blocks * BLOCK].view(len(scores), BLOCK, num_blocks).amax(dim=1)
 
 
 def best_keys(scores: Tensor, maxima: Tensor, first: int, k: int, least: Tensor) -> Tensor:
