@@ -27,7 +27,7 @@ from genrec.cli_tune import tune
 from genrec.config import ExperimentConfig, load_config
 from genrec.config_errors import explain_validation_error
 from genrec.data.schema import Role
-from genrec.errors import ConfigError, GenrecError, full_disk
+from genrec.errors import ConfigError, GenrecError, full_disk, unusable_path
 from genrec.inference.serving import ServedModel, Serving
 from genrec.run_dir import RunDir, load_saved_config, log_to, open_run, run_dir_of
 
@@ -307,10 +307,10 @@ def main() -> None:
     except GenrecError as error:
         _fail(error)
     except OSError as error:
-        full = full_disk(error)
-        if full is None:
+        known = full_disk(error) or unusable_path(error)
+        if known is None:
             raise
-        _fail(full)
+        _fail(known)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted; the same command goes on from the last checkpoint.")
         sys.exit(130)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from genrec.tuning.records import Sweep
@@ -77,8 +77,13 @@ def tune(
 
 def _end(sweep: "Sweep") -> None:
     """Ends as any command does that was told to: Ray Tune had taken the signal, to stop the trials first."""
-    if sweep.state == "interrupted":
+    from genrec.tuning.director import INTERRUPTED
+
+    if sweep.state != "interrupted":
+        return
+    if sweep.reason in (None, INTERRUPTED):
         raise KeyboardInterrupt
+    raise RunError(f"{sweep.reason} The sweep has ended early; the same command goes on with it.")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from genrec.errors import ConfigError
+from genrec.overrides import YAML_ERRORS
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -23,7 +24,7 @@ def read_yaml(path: str | Path) -> Any:
         raise ConfigError(f"Config file {path} does not exist{known}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Config file {path} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise ConfigError(f"Config file {path} is not valid YAML: {' '.join(str(error).split())}.") from error
 
 

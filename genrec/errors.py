@@ -14,6 +14,7 @@ prints it without a stack trace; a library caller catches `GenrecError`.
 """
 
 import errno
+import os
 import signal
 
 
@@ -69,3 +70,17 @@ def full_disk(error: OSError) -> RunError | None:
         return None
     where = f" to {error.filename}" if error.filename else ""
     return RunError(f"No space is left to write{where} ({error.strerror}): free some and run the same command again.")
+
+
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR)
+_MAX_SHOWN = 200
+"""Characters of a path in a sentence; one that is too long for the system would fill the terminal."""
+
+
+def unusable_path(error: OSError) -> ConfigError | None:
+    """The sentence for a path that the system does not let us use; None when `error` is something else."""
+    if error.filename is None or error.errno not in _UNUSABLE:
+        return None
+    path = os.fsdecode(error.filename) if isinstance(error.filename, bytes | os.PathLike) else str(error.filename)
+    shown = path if len(path) <= _MAX_SHOWN else f"{path[:_MAX_SHOWN]}..."
+    return ConfigError(f"{shown} cannot be used ({error.strerror}); mend its permissions, or name another place.")

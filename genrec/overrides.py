@@ -12,6 +12,9 @@ import yaml
 
 from genrec.errors import ConfigError
 
+YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading a YAML text raises: ValueError for a date such as 2026-13-01, RecursionError for thousands of `[`."""
+
 
 def parse_override(text: str) -> tuple[list[str], Any]:
     """Key path and value of one `a.b=value` override.
@@ -24,7 +27,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
         raise ConfigError(f"Override {text!r} must have the form section.field=value, for instance train.max_epochs=3.")
     try:
         return path, yaml.safe_load(raw)
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise ConfigError(f"Override {text!r}: the value {raw!r} is not valid YAML; quote it.") from error
 
 

@@ -50,8 +50,11 @@ def record(path: Path, mistake: GenrecError) -> None:
 
 
 def message_of(path: Path) -> str:
-    """What `record` has written."""
-    return str(json.loads(path.read_text(encoding="utf-8"))["message"])
+    """What `record` has written, or that it cannot be read any more."""
+    try:
+        return str(json.loads(path.read_bytes())["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{path} holds why, and is damaged; log.txt beside it has more."
 
 
 def _write_into_reserve(path: Path, message: str) -> None:

@@ -32,7 +32,7 @@ def check_resources(config: ExperimentConfig) -> None:
     asked = False
     while True:
         try:
-            check_room(config, _machines())
+            check_room(config, alive_machines())
             break
         except ConfigError as error:
             if not config.placement.wait_s:
@@ -47,10 +47,11 @@ def check_resources(config: ExperimentConfig) -> None:
     if asked:
         _ask_autoscaler(None)  # from here on Ray Train asks for what it needs
     if os.environ.get("RAY_ADDRESS"):  # else the cluster is this machine, which was judged before anything started
-        check_cluster_memory(config, _machines())
+        check_cluster_memory(config, alive_machines())
 
 
-def _machines() -> list[Machine]:
+def alive_machines() -> list[Machine]:
+    """The machines of the cluster that are alive; Ray must be up."""
     import ray
 
     return [

@@ -33,7 +33,13 @@ SECRET_NAMES = (
     "service-account*.json", "service_account*.json", "kubeconfig", "*.kdbx",
     "*credentials.json", "kaggle.json", ".ray-token-*", ".vault-token", ".pgpass", ".s3cfg", ".boto", ".dockercfg",
     "*.ppk", "*.keystore", "*.tfstate", "secrets.yaml", "secrets.yml", "secrets.json", "secrets.toml",
+    "*.env", ".envrc", ".npmrc", ".my.cnf", "client_secret*.json", "*.p8",
 )  # fmt: skip
+SECRET_PLACES = (
+    "*/.aws/*", "*/.ssh/*", "*/.gnupg/*", "*/.azure/*", "*/.kube/config", "*/.docker/config.json", "*/gcloud/*.db",
+    "*/huggingface/token", "*/.huggingface/token",
+)  # fmt: skip
+"""Files whose folder says what they are; paths begin with a slash here."""
 HARMLESS_NAMES = ("*.example", "*.sample", "*.template", "*.pub")
 
 # Shapes that tokens of well-known services have.
@@ -46,6 +52,8 @@ SECRET_TEXTS = {
     "a GitLab token": rb"\bglpat-[A-Za-z0-9_-]{20,}",
     "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}\b",
     "a Google API key": rb"\bAIza[0-9A-Za-z_-]{35}\b",
+    "an OpenAI or Anthropic key": rb"\bsk-(proj|svcacct|ant)-[A-Za-z0-9_-]{20,}",
+    "a token of PyPI": rb"\bpypi-AgE[A-Za-z0-9_-]{50,}",
     "a Slack token": rb"\bxox[abprs]-[0-9A-Za-z-]{20,}",
     "a Weights & Biases key": rb"(?i)wandb_api_key['\"]?\s*[=:]\s*['\"]?[0-9a-z_]{40,}\b",
 }
@@ -68,7 +76,7 @@ class WorkingTree:
                 entry = zipfile.ZipInfo(name)  # its time is 1980
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = (0o755 if os.access(source, os.X_OK) else 0o644) << 16
-                archive.writestr(entry, source.read_bytes())
+                archive.writestr(entry, _content(self.folder, name))
         return path.stat().st_size
 
 
@@ -84,14 +92,13 @@ def collect(folder: Path, exclude: Sequence[str] = ()) -> WorkingTree:
     files, sizes = [], {}
     for name in names:
         path = folder / name
-        if any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(path.name, pattern) for pattern in exclude):
+        if name in exclude or _matches(name, exclude) or _matches(path.name, exclude):
             continue
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(f"{name} is a link that leads out of {folder}; copy the file, or add --exclude '{name}'.")
+        _refuse_odd_name(name)
+        if path.is_symlink() and not _target(path).is_relative_to(_target(folder)):
+            raise ConfigError(f"{name} is a link that leads out of {folder}; copy the file, or {_exclude(name)}.")
         if path.is_symlink() and path.is_dir():
-            raise ConfigError(
-                f"{name} is a link to a folder, which is not shipped; copy the folder, or add --exclude '{name}'."
-            )
+            raise ConfigError(f"{name} is a link to a folder, which is not shipped; copy it, or {_exclude(name)}.")
         if path.is_file():  # not a submodule, a socket, or what was deleted and is still tracked
             files.append(name)
             sizes[name] = path.stat().st_size
@@ -143,7 +150,7 @@ def _git(folder: Path, *arguments: str) -> list[str] | None:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_unlisted):
         folders[:] = [name for name in folders if not _is_left_out(name)]
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
         for name in [*names, *links]:
@@ -151,32 +158,75 @@ def _walk(folder: Path) -> Iterator[str]:
                 yield (Path(parent) / name).relative_to(folder).as_posix()
 
 
+def _unlisted(error: OSError) -> None:
+    raise ConfigError(
+        f"{error.filename} cannot be listed ({error.strerror}), so what a job needs could be missing; mend its "
+        "permissions, or move it out of the folder."
+    ) from error
+
+
 def _is_left_out(name: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in LEFT_OUT)
 
 
+def _refuse_odd_name(name: str) -> None:
+    """An archive holds names as UTF-8, and a line break in one would break every list of them."""
+    shown = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "?", name)
+    if shown != name:
+        raise ConfigError(
+            f"{name!a} has a line break in its name, or what is no character, and an archive does not carry that; "
+            f"rename it, let git ignore it, or {_exclude(shown)}."
+        )
+
+
+def _target(path: Path) -> Path:
+    """Where a path leads to in the end; `Path.resolve` raises for links that lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def _exclude(name: str) -> str:
+    """What leaves a file out, as it is typed into a shell."""
+    quoted = name.replace("'", "'\"'\"'")
+    return f"add --exclude '{quoted}'"
+
+
+def _content(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{name} cannot be read ({error.strerror}), so it can be neither looked through nor shipped; mend its "
+            f"permissions, or {_exclude(name)}."
+        ) from error
+
+
 def _refuse_secret_names(folder: Path, files: Sequence[str]) -> None:
+    top = _target(folder)
+
     def is_secret(name: str) -> bool:
         # What a link ships is the file that it leads to.
-        last = {name.rpartition("/")[2].lower(), (folder / name).resolve().name.lower()}
-        return any(_matches(text, SECRET_NAMES) and not _matches(text, HARMLESS_NAMES) for text in last)
+        for place in (f"/{name}".lower(), f"/{_target(folder / name).relative_to(top)}".lower()):
+            last = place.rpartition("/")[2]
+            if (_matches(last, SECRET_NAMES) or _matches(place, SECRET_PLACES)) and not _matches(last, HARMLESS_NAMES):
+                return True
+        return False
 
     found = [name for name in files if is_secret(name)]
     if found:
         raise ConfigError(
             f"{_named(found)} would be copied to the cluster, and the name says that it holds a secret; take it out of "
-            f"the folder, let git ignore it, or add --exclude '{found[0]}'."
+            f"the folder, let git ignore it, or {_exclude(found[0])}."
         )
 
 
 def _refuse_secret_texts(folder: Path, files: Sequence[str]) -> None:
     for name in files:
-        content = (folder / name).read_bytes()
+        content = _content(folder, name)
         for what, pattern in SECRET_TEXTS.items():
             if re.search(pattern, content):
                 raise ConfigError(
                     f"{name} would be copied to the cluster, and it holds what looks like {what}; take that out, let "
-                    f"git ignore the file, or add --exclude '{name}'."
+                    f"git ignore the file, or {_exclude(name)}."
                 )
 
 

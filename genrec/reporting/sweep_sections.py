@@ -114,7 +114,14 @@ def retrained(record: SweepRecord) -> list[Line]:
 
 def verdict(record: SweepRecord) -> str:
     """Whether the best config beats the base beyond the noise of seeds, and what selection luck was in its number."""
-    groups = record.groups()
+    again, groups = record.retrained, record.groups()
+    if again is not None and again["state"] != "finished":
+        done = sum(trial["state"] == "finished" for trial in again["trials"])
+        why = f" ({again['reason']})" if again["reason"] else ""
+        total = again["spec"]["budget"]["trials"]
+        return (
+            f"The retraining is not over: {done} of its {total} trainings are{why}. The same command goes on with it."
+        )
     base = next((group for group in groups if group.group == "base"), None)
     best = _best_group(record, groups)
     if best is None and base is not None:

@@ -43,6 +43,8 @@ class Domain(Section):
         if len(set(values)) != len(values):
             raise ValueError(f"choice {self.choice} has a value twice, which would be the same trial twice; remove it")
         bounds = self.uniform or self.log_uniform or self.integer
+        if bounds is None and self.points is not None:
+            raise ValueError(f"points ({self.points}) divides a range, and choice has its values already; remove it")
         if bounds is not None and bounds[0] > bounds[1]:
             raise ValueError(f"{given[0]} {list(bounds)} must go from the smaller to the larger; turn it round")
         if self.log_uniform is not None and self.log_uniform[0] <= 0:
@@ -170,6 +172,8 @@ class SweepConfig(Section):
             raise ValueError(
                 f"scheduler pbt draws its population at random, and searcher is {self.searcher.name}; leave it out"
             )
+        if self.scheduler.name == "pbt" and self.budget.trials == 1:
+            raise ValueError("budget.trials (1) is the population of scheduler pbt, and one has none to learn from")
         return self
 
     @property

@@ -7,7 +7,7 @@ killed command goes on from them.
 import time
 from collections.abc import Callable, Sequence
 
-from genrec.errors import ConfigError, DataError, GenrecError
+from genrec.errors import ConfigError, DataError, GenrecError, RunError, StorageError
 from genrec.tuning.admission import Gate, reason_of
 from genrec.tuning.config import SweepConfig
 from genrec.tuning.proposals import Outcome, Proposer
@@ -16,6 +16,13 @@ from genrec.tuning.results import take_results, values_of
 
 MAX_REJECTED = 200
 """Proposals that may be rejected before the first that can run: then the space holds none."""
+
+
+NO_ROOM_S = 600.0
+"""How long the machines may have room for no running trial before the sweep ends; `placement.wait_s` if that is more.
+Ray Train asks for workers again and again, so without an end the trials would wait for machines that never come."""
+
+INTERRUPTED = "the command was interrupted"
 
 
 class Director:
@@ -42,6 +49,8 @@ class Director:
         self._learned: set[int] = set()
         self._exhausted = False
         self._budget_said: str | None = None
+        self._starved: str | None = None
+        self._without_room_since: float | None = None
 
     def open(self) -> None:
         """Begins a start of the command: trials that were under way wait again, unless they have ended since."""
@@ -71,7 +80,7 @@ class Director:
 
     def next_trial(self) -> Trial | None:
         """The next trial to start: one that waits, or a new one; None when there are no more, or no budget."""
-        if self.over_budget() is not None:
+        if self.must_end() is not None:
             return None
         for trial in self.sweep.trials:
             if trial.state == "waiting":
@@ -87,7 +96,11 @@ class Director:
             self.sweep.trials.append(trial)
             try:
                 admitted = self.gate.admit(number, params)
-            except (ConfigError, DataError) as error:
+            except StorageError as error:  # no fault of the trial's settings: the next start asks again
+                self.sweep.trials.pop()
+                self._starved = reason_of(error)
+                break
+            except (ConfigError, DataError, RunError) as error:  # RunError: placement.wait_s is over
                 trial.state, trial.reason = "rejected", reason_of(error)
                 self._learn(trial)
                 self.on_change(trial)
@@ -116,11 +129,32 @@ class Director:
 
     def look(self) -> None:
         """Reads how far the running trials are."""
-        for trial in self.sweep.trials:
-            if trial.state == "running":
-                trial.progress = read_progress(self.folder.progress_path(trial.id))
-                self._judge(trial)
+        for trial in self.running():
+            trial.progress = read_progress(self.folder.progress_path(trial.id))
+            self._judge(trial)
         self.save()
+
+    def running(self) -> list[Trial]:
+        """The trials that have been started and have not ended."""
+        return [trial for trial in self.sweep.trials if trial.state == "running"]
+
+    def take_room(self, problem: str | None, patience_s: float = NO_ROOM_S) -> None:
+        """Takes in why the machines have room for none of the running trials; None when they have for one.
+
+        When it stays so for `patience_s`, `must_end` says it, and the next start goes on with the trials.
+        """
+        now = time.monotonic()
+        if problem is None:
+            self._without_room_since = None
+        elif self._without_room_since is None:
+            self._without_room_since = now
+        elif now - self._without_room_since >= patience_s:
+            minutes = (now - self._without_room_since) / 60
+            self._starved = f"The cluster has had no room for any trial for {minutes:.0f} minutes: {problem}"
+
+    def must_end(self) -> str | None:
+        """Why no trial may run any longer: a budget, or the machines; None while they may."""
+        return self._starved or self.over_budget()
 
     def over_budget(self) -> str | None:
         """Which budget is used up, in words; None while there is some left."""
@@ -141,15 +175,15 @@ class Director:
                 if trial.progress.outcome is not None:
                     self._settle(trial, None)
                 else:
-                    trial.state, trial.reason = "cut", self._budget_said or "the command was interrupted"
+                    trial.state, trial.reason = "cut", self._starved or self._budget_said or INTERRUPTED
                     self._judge(trial)
                     ended_early = True
         self._find_best()
         # Nobody asked for the next trial until there was none: the command was told to end.
-        interrupted = self._budget_said is None and (ended_early or not self._exhausted)
+        interrupted = self._starved is not None or (self._budget_said is None and (ended_early or not self._exhausted))
         cut = any(trial.state == "cut" for trial in self.sweep.trials)
         self.sweep.state = "interrupted" if interrupted else "out of budget" if cut or self._budget_said else "finished"
-        self.sweep.reason = "the command was interrupted" if interrupted else self._budget_said
+        self.sweep.reason = self._starved or INTERRUPTED if interrupted else self._budget_said
         self.save()
 
     def outcomes(self) -> list[Outcome]:

@@ -19,10 +19,12 @@ from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
-from genrec.cluster.room import DATA_CPUS
+from genrec.cluster.resources import alive_machines
+from genrec.cluster.room import DATA_CPUS, check_room
 from genrec.config import ExperimentConfig
 from genrec.errors import ConfigError
-from genrec.tuning.director import Director, describe_failure
+from genrec.tuning.admission import reason_of, trial_config
+from genrec.tuning.director import NO_ROOM_S, Director, describe_failure
 from genrec.tuning.ray_schedulers import remind, scheduler_of
 from genrec.tuning.ray_trial import TrialJob, free_reservations, run_trial
 from genrec.tuning.records import DONE, Trial
@@ -65,6 +67,7 @@ def run_sweep(director: Director, base: ExperimentConfig, job: TrialJob, show: C
     scheduler = scheduler_of(spec, base)
     remind(scheduler, [trial for trial in director.sweep.trials if trial.state in ("finished", "stopped")])
     director.sweep.max_concurrent = _concurrency(director, base)
+    room = _Room(director, base)
     population: dict[str, Any] = {}
     searcher: Searcher | None = None
     if spec.scheduler.name == "pbt":  # Ray's PBT takes no searcher
@@ -72,7 +75,7 @@ def run_sweep(director: Director, base: ExperimentConfig, job: TrialJob, show: C
         population = {"job": tune.grid_search(waiting)}
     else:
         waiting = []
-        searcher = _Asking(director)
+        searcher = _Asking(director, room)
     if waiting or searcher is not None:
         tuner = tune.Tuner(
             tune.with_resources(partial(run_trial, job=job), _trial_resources(director)),
@@ -89,7 +92,7 @@ def run_sweep(director: Director, base: ExperimentConfig, job: TrialJob, show: C
                 name="sweep",
                 storage_path=str(folder.scratch_path),
                 failure_config=tune.FailureConfig(max_failures=spec.budget.retries),
-                callbacks=[_Telling(director, show)],
+                callbacks=[_Telling(director, show, room)],
                 stop=_Budget(director),
                 verbose=0,
             ),
@@ -130,6 +133,46 @@ def _name(trial: Any) -> str:
     return str(trial.config["job"]["trial"])
 
 
+class _Room:
+    """Whether the machines that are left hold a trial. Some may be lost on the way, and come back."""
+
+    def __init__(self, director: Director, base: ExperimentConfig) -> None:
+        self._director = director
+        self._base = base
+        self._most_cpus = self._most_gpus = 0.0
+
+    def look(self) -> None:
+        """Tells the director whether any of the running trials, or the next one where none runs, finds room."""
+        configs = [
+            trial_config(self._director.folder, self._director.gate.base, trial.number, trial.settings)
+            for trial in self._director.running()
+        ]
+        if not configs and not self.is_lost():
+            self._director.take_room(None)
+            return
+        problems = [self._problem(config) for config in configs or [self._base]]
+        longest_s = max(config.placement.wait_s for config in configs or [self._base])
+        self._director.take_room(None if None in problems else problems[0], max(NO_ROOM_S, longest_s))
+
+    def is_lost(self) -> bool:
+        """Whether machines are gone, and the base config has no room on those that are left. With `placement.wait_s`
+        machines come when they are asked for, which the director's gate does."""
+        if self._base.placement.wait_s:
+            return False
+        machines = alive_machines()
+        cpus, gpus = sum(machine.cpus for machine in machines), sum(machine.gpus for machine in machines)
+        fewer = cpus < self._most_cpus or gpus < self._most_gpus
+        self._most_cpus, self._most_gpus = max(self._most_cpus, cpus), max(self._most_gpus, gpus)
+        return fewer and self._problem(self._base) is not None
+
+    def _problem(self, config: ExperimentConfig) -> str | None:
+        try:
+            check_room(config, alive_machines())
+        except ConfigError as error:
+            return reason_of(error)
+        return None
+
+
 class _Unpickled:
     """Ray saves what it is given; nothing is read from that, so this process's own objects stay out of it."""
 
@@ -140,12 +183,18 @@ class _Unpickled:
 class _Asking(_Unpickled, Searcher):  # type: ignore[misc]
     """Tune asks for the next trial."""
 
-    def __init__(self, director: Director) -> None:
+    def __init__(self, director: Director, room: "_Room") -> None:
         super().__init__()
         self._director = director
+        self._room = room
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's job; FINISHED when there are no more."""
+        """The next trial's job; FINISHED when there are no more; None is to be asked again, as long as machines that
+        were there are gone: the next trials would all be rejected for want of them."""
+        if self._room.is_lost():
+            self._room.look()  # Tune sleeps in here as long as nothing runs
+            if self._director.must_end() is None:
+                return None
         trial = self._director.next_trial()
         return Searcher.FINISHED if trial is None else {"job": _asked(trial)}
 
@@ -163,9 +212,10 @@ class _Asking(_Unpickled, Searcher):  # type: ignore[misc]
 class _Telling(_Unpickled, Callback):  # type: ignore[misc]
     """Tune tells what happened to trials."""
 
-    def __init__(self, director: Director, show: Callable[[], None]) -> None:
+    def __init__(self, director: Director, show: Callable[[], None], room: "_Room") -> None:
         self._director = director
         self._show = show
+        self._room = room
         self._looked_s = 0.0
         self._leaving: dict[str, float] = {}
         """Trials that have ended, and when."""
@@ -176,6 +226,7 @@ class _Telling(_Unpickled, Callback):  # type: ignore[misc]
         if now - self._looked_s >= LOOK_S:
             self._looked_s = now
             self._director.look()
+            self._room.look()
             self._show()
             for trial in [trial for trial, ended_s in self._leaving.items() if now - ended_s > 2 * CLEANUP_S]:
                 del self._leaving[trial]
@@ -198,7 +249,7 @@ class _Telling(_Unpickled, Callback):  # type: ignore[misc]
 
 
 class _Budget(_Unpickled, Stopper):  # type: ignore[misc]
-    """Ends all trials when the budget is used up."""
+    """Ends all trials when the budget is used up, or the machines for them are gone."""
 
     def __init__(self, director: Director) -> None:
         self._director = director
@@ -208,4 +259,4 @@ class _Budget(_Unpickled, Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Asked in every round of Tune's loop."""
-        return self._director.over_budget() is not None
+        return self._director.must_end() is not None

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 """Between two looks at the run's metrics."""
 
+ROOM_LOOK_S = 2.0
+"""Between two looks at the machines while a trial has no room."""
+
 POINTER_FILE = "trial.json"
 """In Tune's checkpoint of a trial: where the real one is."""
 
@@ -67,10 +70,32 @@ def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
         progress = account.progress
         params: Params = asked["params"] if progress.params is None else progress.params
         config = trial_config(job.folder, job.base, int(trial), params, progress.life)
+        _wait_for_room(config)
         account.workers = config.cluster.max_workers
         _train(config, job, account)
     finally:
         account.write()
+
+
+def _wait_for_room(config: ExperimentConfig) -> None:
+    """Waits until the machines hold the trial. They did when it was admitted; the command ends it if they do not again.
+
+    Without it a trial that starts again while a machine is away would count as a mistake, and be lost. With
+    `placement.wait_s` the run asks for machines and waits itself.
+    """
+    from genrec.cluster.resources import alive_machines
+    from genrec.cluster.room import check_room
+
+    said = False
+    while not config.placement.wait_s:
+        try:
+            check_room(config, alive_machines())
+            return
+        except ConfigError as error:
+            if not said:
+                logger.warning("Waiting for machines. %s", error)
+                said = True
+        time.sleep(ROOM_LOOK_S)
 
 
 def free_reservations(folder: SweepDir, trial: str) -> None:

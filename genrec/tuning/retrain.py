@@ -10,7 +10,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError, RunError
 from genrec.tuning.best import BASE, write_best
-from genrec.tuning.config import BudgetConfig, GridSearch, NoScheduler, SweepConfig
+from genrec.tuning.config import GridSearch, NoScheduler, SweepConfig
 from genrec.tuning.director import ranking
 from genrec.tuning.records import Sweep, SweepDir, Trial, read_sweep
 from genrec.tuning.space import Params
@@ -29,6 +29,8 @@ def retrain_best(
     tell: tuple[Show, Told],
 ) -> Sweep:
     """Trains the `number` best configs of a sweep, and the base, with fresh seeds; goes on where it was killed.
+
+    It has the sweep's budget of hours and worker hours once more; a larger one later goes on with what was cut off.
 
     Raises RunError when the sweep is not finished, is another one than the file says, or is being run by another
     command; ConfigError when it has no trial with a value.
@@ -63,9 +65,8 @@ def _retrain(
             "name": f"{spec.name}-retrained",
             "searcher": GridSearch(name="grid"),
             "scheduler": NoScheduler(name="none"),
-            "budget": BudgetConfig.model_validate(
-                {**spec.budget.model_dump(), "trials": len(listed), "hours": None, "worker_hours": None}
-            ),
+            # Hours and worker hours count from nothing again: what a retraining may cost, the sweep's file says too.
+            "budget": spec.budget.model_copy(update={"trials": len(listed)}),
         }
     )
     _refuse_another(retrained, read_sweep(retrained), listed)

@@ -55,9 +55,10 @@ def summary(sweep: Sweep) -> str:
     states = ", ".join(f"{number} {state}" for state, number in counts.items()) or "no trial yet"
     prices = [trial.price for trial in sweep.trials if trial.price is not None]
     price = f", price {sum(prices):.2f}" if prices else ""
+    ended = f"; {escape(sweep.reason)}" if sweep.reason else ""
     return (
         f"{states}; {sweep.max_concurrent} at a time; {duration(sweep.seconds)}, "
-        f"{sweep.worker_seconds / 3_600:.2f} worker hours{price}"
+        f"{sweep.worker_seconds / 3_600:.2f} worker hours{price}{ended}"
     )
 
 

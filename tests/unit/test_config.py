@@ -248,6 +248,8 @@ def test_a_missing_file_is_named_with_the_configs_that_exist(tmp_path: Path, mon
     ("content", "message"),
     [
         (b"a: [1", "is not valid YAML"),
+        (b"name: 2026-13-01", "is not valid YAML: month must be in 1"),
+        (b"a: " + b"[" * 5_000, "is not valid YAML"),
         (b"\xff\xfe\x00", "cannot be read|is not valid YAML"),
         (b"", "must hold `section:` entries, but it holds NoneType"),
         (b"- 1\n- 2", "must hold `section:` entries, but it holds list"),

@@ -1,8 +1,12 @@
 """The exception tree: one root, and an exit code for each kind."""
 
+import errno
+import sys
+
 import pytest
 
-from genrec.errors import ConfigError, DataError, GenrecError, ProtocolError, RunError
+from genrec.cli import main
+from genrec.errors import ConfigError, DataError, GenrecError, ProtocolError, RunError, unusable_path
 
 
 @pytest.mark.parametrize(
@@ -18,3 +22,23 @@ def test_kinds_do_not_catch_each_other() -> None:
     assert not issubclass(ConfigError, DataError | RunError)
     assert not issubclass(DataError, ConfigError | RunError)
     assert not issubclass(RunError, ConfigError | DataError)
+
+
+@pytest.mark.parametrize("words", [["status", "a" * 5_000], ["config", "a" * 5_000], ["report", "a" * 5_000]])
+def test_a_path_that_the_system_refuses_is_one_short_sentence(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["genrec", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "name too long" in said and said.count("\n") == 1
+    assert words[0] == "config" or len(said) < 400
+
+
+def test_only_paths_that_another_place_mends_are_the_users_mistake() -> None:
+    denied = unusable_path(PermissionError(errno.EACCES, "Permission denied", "/root/runs"))
+    assert str(denied) == "/root/runs cannot be used (Permission denied); mend its permissions, or name another place."
+    assert unusable_path(PermissionError(errno.EACCES, "Permission denied")) is None
+    assert unusable_path(OSError(errno.EIO, "Input/output error", "/disk")) is None

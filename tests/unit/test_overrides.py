@@ -1,5 +1,6 @@
 """`section.field=value`: how it is read, what it replaces, what it refuses."""
 
+import re
 from typing import Any
 
 import pytest
@@ -32,9 +33,11 @@ def test_a_text_that_is_no_override(text: str) -> None:
         parse_override(text)
 
 
-def test_a_value_that_is_not_yaml() -> None:
-    with pytest.raises(ConfigError, match=r"'a=\[1': the value '\[1' is not valid YAML; quote it"):
-        parse_override("a=[1")
+@pytest.mark.parametrize("value", ["[1", "2026-13-01"])
+def test_a_value_that_is_not_yaml(value: str) -> None:
+    text = re.escape(repr(value))
+    with pytest.raises(ConfigError, match=rf"the value {text} is not valid YAML; quote it"):
+        parse_override(f"a={value}")
 
 
 def test_overrides_are_set_in_order_on_a_copy() -> None:

@@ -249,3 +249,40 @@ def test_shellcheck_finds_nothing_in_the_script(options: list[str], tmp_path: Pa
 def test_what_cannot_be_rendered_is_said(options: list[str], command: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         render(*options, command=command)
+
+
+ODD = '/data/it\'s a "set"; $(id) {x} `y` *'
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_odd_characters_stay_what_they_are(name: str, tmp_path: Path) -> None:
+    """A path with spaces, quotes and what a shell or YAML would read something into."""
+    words = ["train", "configs/quickstart.yaml", f"data.prepared={ODD}"]
+    options = ["--storage", "/mnt/genrec", *[word for word in GOLDEN[name] if word != "--spot"]]
+    manifest = tmp_path / name
+    manifest.write_text(render(*options, command=[*words, "cluster.gpus_per_worker=1"]), encoding="utf-8")
+    text = manifest.read_text(encoding="utf-8")
+    if name == "rayjob.yaml":
+        carried = yaml.safe_load(documents(text)["ConfigMap"]["data"]["config.yaml"])
+        assert carried["data"]["prepared"] == ODD
+        return
+    if name == "job.sh":
+        subprocess.run(["bash", "-n", str(manifest)], check=True, timeout=30)
+        (line,) = [line for line in text.splitlines() if line.startswith("  -- env RAY_ADDRESS=")]
+        said = shlex.split(line.removesuffix("&"))
+    else:
+        assert yaml.safe_load(text)
+        (line,) = [line for line in text.splitlines() if line.startswith("# genrec submit")]
+        said = shlex.split(line.removeprefix("# "))
+    assert said[said.index("train") :][:3] == words
+
+
+def test_prometheus_finds_the_pods() -> None:
+    monitor = yaml.safe_load((ROOT / "launch" / "monitoring" / "podmonitor.yaml").read_text(encoding="utf-8"))["spec"]
+    cluster = documents(render(*GOLDEN["rayjob.yaml"]))["RayJob"]["spec"]["rayClusterSpec"]
+    wanted = monitor["selector"]["matchLabels"].items()
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert wanted <= group["template"]["metadata"]["labels"].items()
+        # Else the operator would not add its own, which is called so.
+        assert not any("ports" in container for container in group["template"]["spec"]["containers"])
+    assert [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]] == ["metrics"]

@@ -116,3 +116,32 @@ def test_the_command(run: RunDir, tmp_path: Path) -> None:
     assert json.loads(CliRunner().invoke(app, ["status", str(run.root), "--json"]).output)["state"] == "running"
     with pytest.raises(DataError, match="is not a run directory"):
         run_status(tmp_path)
+
+
+@pytest.mark.parametrize("rest", [b'{"kind": "tra', b"\0\0\0\0", b"\xff\xfe \x80"])
+def test_files_that_were_cut(run: RunDir, rest: bytes) -> None:
+    """As a kill, a full disk or a machine that lost its power leave them."""
+    write(run, start(0, NOW_S - 30), train(10, NOW_S - 10))
+    whole = run.metrics_path.read_bytes()
+    run.metrics_path.write_bytes(whole + rest)
+    assert (run_status(run.root, NOW_S).state, run_status(run.root, NOW_S).step) == ("running", 10)
+    run.metrics_path.write_bytes(whole + rest + b"\n" + whole)
+    with pytest.raises(DataError, match=r"metrics.jsonl line 3 is not JSON; restore the file or remove the line"):
+        run_status(run.root, NOW_S)
+
+
+@pytest.mark.parametrize("text", ["", '{"mess', "[]", "{}"])
+def test_a_failure_that_cannot_be_read_is_one_all_the_same(run: RunDir, text: str) -> None:
+    write(run, start(0, NOW_S - 20))
+    (run.root / "failure.json").write_text(text)
+    found = run_status(run.root, NOW_S)
+    assert found.state == "failed"
+    assert "failure.json holds why, and is damaged; log.txt" in str(found.failure)
+
+
+@pytest.mark.parametrize("name", ["nothing", "../walk", "größe", "walk/config.yaml", "-x", "."])
+def test_what_is_no_run_is_said(run: RunDir, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.root.parent)
+    done = CliRunner().invoke(app, ["status", "--", name])
+    assert isinstance(done.exception, DataError)
+    assert str(done.exception).startswith(f"{name} is not a run directory")

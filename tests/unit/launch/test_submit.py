@@ -273,6 +273,28 @@ def test_stopping_waits_for_the_end() -> None:
         ray_jobs.job_of(client, "unknown")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "STOPPED"])
+def test_a_job_that_has_ended_stays_what_it_was(
+    state: str, monkeypatch: pytest.MonkeyPatch, dashboard: FakeDashboard
+) -> None:
+    monkeypatch.setattr(ray_jobs, "connect", lambda _: FakeClient(states=[state]))
+    done = CliRunner().invoke(app, ["jobs", "stop", "walk-1", "--address", dashboard.address])
+    assert (done.exit_code, done.output) == (0, f"Job walk-1: {state.lower()}.\n")
+
+
+@pytest.mark.parametrize("command", ["logs", "stop", "status"])
+def test_an_unknown_job_is_one_sentence(
+    command: str, monkeypatch: pytest.MonkeyPatch, dashboard: FakeDashboard
+) -> None:
+    client = FakeClient(states=["RUNNING"])
+    client.get_job_logs = client.get_job_info  # type: ignore[attr-defined]
+    monkeypatch.setattr(client, "stop_job", client.get_job_info)
+    monkeypatch.setattr(ray_jobs, "connect", lambda _: client)
+    done = CliRunner().invoke(app, ["jobs", command, "unknown", "--address", dashboard.address])
+    assert isinstance(done.exception, ConfigError)
+    assert "The cluster has no job unknown; `genrec jobs list`" in str(done.exception)
+
+
 def test_interrupting_detaches_and_says_how_to_stop(monkeypatch: pytest.MonkeyPatch, dashboard: FakeDashboard) -> None:
     client = FakeClient(states=["RUNNING"])
     monkeypatch.setattr(ray_jobs, "connect", lambda _: client)

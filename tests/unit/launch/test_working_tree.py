@@ -1,9 +1,11 @@
 """What a job ships, and what it refuses to ship."""
 
 import os
+import shlex
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +90,13 @@ def test_the_archive_is_the_same_for_the_same_files(tmp_path: Path) -> None:
         "application_default_credentials.json",
         ".ray-token-4711",
         "conf/secrets.yaml",
+        "credentials.json",
+        "prod.env",
+        ".aws/config",
+        "deploy/.ssh/config",
+        ".kube/config",
+        ".docker/config.json",
+        "client_secret_4711.json",
     ],
 )
 def test_secrets_by_name_are_refused(tmp_path: Path, name: str) -> None:
@@ -108,6 +117,8 @@ def test_secrets_by_name_are_refused(tmp_path: Path, name: str) -> None:
         ("a GitLab token", ("glp", "at-" + "a1" * 10)),
         ("a GitHub token", ("gh", "p_" + "a1" * 18)),
         ("a Hugging Face token", ("h", "f_" + "a1" * 17)),
+        ("an OpenAI or Anthropic key", ("s", "k-ant-" + "a1" * 10)),
+        ("a token of PyPI", ("py", "pi-AgE" + "a1" * 30)),
         ("a Weights & Biases key", ("WANDB_API", "_KEY=" + "0a" * 20)),
     ],
 )
@@ -118,8 +129,9 @@ def test_secrets_by_their_shape_are_refused(tmp_path: Path, what: str, parts: tu
 
 
 def test_what_only_looks_a_little_like_a_secret_is_shipped(tmp_path: Path) -> None:
-    write(tmp_path, ".env.example", "key.pub", "tokenizer.py", text="token = os.environ['GITHUB_TOKEN']; hf_hub = 1")
-    assert len(collect(tmp_path).files) == 3
+    harmless = (".env.example", "key.pub", "tokenizer.py", ".kube/service.yaml", ".docker/Dockerfile", "aws/config")
+    write(tmp_path, *harmless, text="token = os.environ['GITHUB_TOKEN']; hf_hub = 1")
+    assert collect(tmp_path).files == tuple(sorted(harmless))
 
 
 def test_large_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,3 +194,54 @@ def test_nothing_to_ship_is_said(tmp_path: Path) -> None:
         collect(tmp_path)
     with pytest.raises(ConfigError, match="is not a folder"):
         collect(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+@pytest.mark.parametrize("name", ["two\nlines.py", os.fsdecode(b"latin-\xe4.py")])
+def test_a_name_that_no_archive_carries_is_refused(tmp_path: Path, name: str, in_git: bool) -> None:
+    write(tmp_path, "a.py", "größe.py", name)
+    if in_git:
+        git(tmp_path, "init", "-q")
+    with pytest.raises(ConfigError, match="an archive does not carry that") as raised:
+        collect(tmp_path)
+    said = str(raised.value)
+    assert said.isascii() and "\n" not in said
+    pattern = said.rpartition("--exclude '")[2].removesuffix("'.")
+    tree = collect(tmp_path, exclude=[pattern])
+    assert tree.files == ("a.py", "größe.py")
+    assert tree.write_archive(tmp_path / "archive") > 0
+
+
+def test_what_is_said_of_a_name_leaves_that_file_out(tmp_path: Path) -> None:
+    """Brackets are a pattern, and a quote ends a word of the shell."""
+    write(tmp_path, "a.py", "it's [1].pem")
+    with pytest.raises(ConfigError, match="holds a secret") as raised:
+        collect(tmp_path)
+    option, word = shlex.split(str(raised.value).partition(" or add ")[2].removesuffix("."))
+    assert (option, collect(tmp_path, exclude=[word]).files) == ("--exclude", ("a.py",))
+
+
+def test_links_that_lead_nowhere_are_not_shipped(tmp_path: Path) -> None:
+    write(tmp_path, "a.py")
+    for link, target in (("one", "two"), ("two", "one"), ("gone", "missing.py")):
+        (tmp_path / link).symlink_to(target)
+    assert collect(tmp_path).files == ("a.py",)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.py", "closed/b.py")
+    read, scan = Path.read_bytes, os.scandir
+
+    def denied(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:  # root may read everything
+        patched.setattr(Path, "read_bytes", lambda path: denied(path) if path.name == "b.py" else read(path))
+        with pytest.raises(
+            ConfigError, match=r"closed/b.py cannot be read \(Permission denied\).*--exclude 'closed/b.py'"
+        ):
+            collect(tmp_path)
+        assert collect(tmp_path, exclude=["b.py"]).files == ("a.py",)
+    monkeypatch.setattr(os, "scandir", lambda path: denied(path) if str(path).endswith("closed") else scan(path))
+    with pytest.raises(ConfigError, match=r"closed cannot be listed \(Permission denied\)"):
+        collect(tmp_path)

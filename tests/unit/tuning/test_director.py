@@ -5,8 +5,10 @@ import time
 import pytest
 from tiny_sweep import director_of, finish, loaded, validation
 
-from genrec.errors import ConfigError, DataError
+from genrec.cli_tune import _end
+from genrec.errors import ConfigError, DataError, RunError, StorageError
 from genrec.tuning.records import Progress, read_sweep, write_progress
+from genrec.tuning.sweep import _check_some_ran
 
 
 def test_trials_are_handed_out_once_and_the_best_is_found(tmp_path, base) -> None:
@@ -213,3 +215,55 @@ def test_the_size_of_a_model_is_known_before_it_starts(tmp_path, base) -> None:
     director = director_of(*loaded(tmp_path, base, space={"model.num_layers": {"choice": [1, 2]}}))
     small, large = director.next_trial(), director.next_trial()
     assert small.num_parameters < large.num_parameters
+
+
+def test_a_cluster_that_has_lost_its_machines_ends_the_sweep_and_loses_no_trial(tmp_path, base, monkeypatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("genrec.tuning.director.time.monotonic", lambda: clock[0])
+    director = director_of(*loaded(tmp_path, base))
+    running = director.next_trial()
+    for at_s, problem in ((0, "too small."), (590, None), (600, "too small."), (1_190, "too small.")):
+        clock[0] = float(at_s)
+        director.take_room(problem)
+        assert director.must_end() is None, "machines that come back count from nothing again"
+    clock[0] = 1_200.0
+    director.take_room("too small.")
+    assert director.must_end() == "The cluster has had no room for any trial for 10 minutes: too small."
+    assert director.next_trial() is None
+    director.close()
+    assert (running.state, running.reason) == ("cut", director.sweep.reason)
+    assert director.sweep.state == "interrupted"
+    with pytest.raises(RunError, match=r"no room for any trial .* too small\. The sweep has ended early; the same"):
+        _end(director.sweep)
+    assert director_of(*loaded(tmp_path, base)).next_trial().number == running.number
+
+
+def test_machines_that_do_not_come_reject_a_trial_and_a_storage_that_fails_does_not(tmp_path, base) -> None:
+    def late(config) -> None:
+        raise RunError("After placement.wait_s (5 s): too small.")
+
+    director = director_of(*loaded(tmp_path, base), cluster=late)
+    assert director.next_trial() is None
+    assert {(trial.state, trial.reason) for trial in director.sweep.trials} == {
+        ("rejected", "After placement.wait_s (5 s): too small.")
+    }
+
+    def away(config) -> None:
+        raise StorageError("The bucket does not answer.")
+
+    director = director_of(*loaded(tmp_path, base, name="away"), cluster=away)
+    assert director.next_trial() is None
+    director.close()
+    assert (director.sweep.trials, director.sweep.reason) == ([], "The bucket does not answer.")
+
+
+def test_a_metric_that_is_no_number_in_any_trial_is_one_sentence(tmp_path, base) -> None:
+    director = director_of(*loaded(tmp_path, base))
+    while (trial := director.next_trial()) is not None:
+        finish(director, trial, float("nan"), outcome="failed", error="ndcg@10 is nan at step 10.")
+    director.close()
+    assert director.sweep.best is None
+    with pytest.raises(RunError, match="None of the 4 trials has run to an end; trial 0000 was failed: ndcg@10 is nan"):
+        _check_some_ran(director.sweep)
+    director.sweep.trials[1].state = "finished"
+    _check_some_ran(director.sweep)

@@ -23,7 +23,7 @@ def told(monkeypatch: pytest.MonkeyPatch, freed: list[str]) -> tuple[Any, Simple
     director = SimpleNamespace(
         sweep=sweep, folder=SweepDir(Path("sweep")), look=lambda: None, ended=lambda trial, error: None
     )
-    return ray_sweep._Telling(director, lambda: None), clock
+    return ray_sweep._Telling(director, lambda: None, SimpleNamespace(look=lambda: None)), clock
 
 
 def test_a_trial_is_freed_when_its_process_must_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:

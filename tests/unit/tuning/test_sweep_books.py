@@ -11,13 +11,15 @@ from genrec.cli_tune import _end
 from genrec.config import load_config
 from genrec.data.manifest import load_manifest
 from genrec.errors import DataError, RunError
+from genrec.reporting.sweep_record import read_record
+from genrec.reporting.sweep_sections import verdict
 from genrec.run_dir import run_dir_of
 from genrec.tuning import sweep
 from genrec.tuning.admission import trial_config
 from genrec.tuning.records import Sweep, SweepDir, read_sweep
 from genrec.tuning.retrain import listed_trials, retrain_best
 from genrec.tuning.sweep import _finish, alone, keep_spec, spec_of_folder
-from genrec.tuning.table import sweep_table
+from genrec.tuning.table import summary, sweep_table
 
 
 def test_another_sweep_in_the_same_folder_is_refused_and_a_larger_budget_is_not(tmp_path, base) -> None:
@@ -168,6 +170,42 @@ def test_a_retraining_is_of_the_sweep_that_the_file_says(tmp_path, base) -> None
         retrain_best(*changed, manifest, 1, 2, tell)
     with alone(director.folder), pytest.raises(RunError, match="Another command is running"):
         retrain_best(spec, loaded_base, manifest, 1, 2, tell)
+
+
+def test_a_retraining_has_the_budget_of_its_sweep_once_more(tmp_path, base, monkeypatch) -> None:
+    budget = {"trials": 4, "hours": 2, "worker_hours": 3, "retries": 5}
+    spec, loaded_base = loaded(tmp_path, base, budget=budget)
+    director = director_of(spec, loaded_base)
+    keep_spec(director.folder, spec, loaded_base)
+    while (trial := director.next_trial()) is not None:
+        finish(director, trial, 0.1 * trial.number, worker_seconds=2_700.0)
+    director.close()
+    given = []
+
+    def run_listed(folder, plain, *_):
+        given.append((folder, plain))
+        return director.sweep
+
+    monkeypatch.setattr("genrec.tuning.retrain.run_listed", run_listed)
+    tell = (lambda _: None, lambda _: None)
+    retrain_best(spec, loaded_base, load_manifest(loaded_base.data.prepared), 1, 3, tell)
+    ((folder, plain),) = given
+    assert plain.budget == spec.budget.model_copy(update={"trials": 6})
+    listed = listed_trials(spec, loaded_base, [director.sweep.trials[3]], 3)
+    folder.root.mkdir()
+    again = sweep.director_of(
+        plain, loaded_base, load_manifest(loaded_base.data.prepared), lambda _: None, folder=folder, listed=listed
+    )
+    again.open()
+    finish(again, again.next_trial(), 0.1, worker_seconds=10_800.0)  # the search's own hours do not count
+    assert again.next_trial() is None
+    again.close()
+    assert (again.sweep.state, again.sweep.reason) == ("out of budget", "budget.worker_hours (3) is used up")
+    assert "budget.worker_hours (3) is used up" in summary(again.sweep)
+    assert verdict(read_record(director.folder.root)) == (
+        "The retraining is not over: 1 of its 6 trainings are (budget.worker_hours (3) is used up). The same command "
+        "goes on with it."
+    )
 
 
 def test_an_interrupted_command_ends_as_one() -> None:
