@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from genrec.errors import RunError
 from genrec.file_lock import locked
+from genrec.storage import own_folder
 
 KEYS = ("fp32", "exp_avg", "exp_avg_sq")
 """The master weight, and AdamW's moments."""
@@ -118,12 +119,17 @@ def universal_state(
     """The universal form of a checkpoint, made once on each machine and kept in its folder for temporary files.
 
     `source` is the engine section that the checkpoint was written with. The process that comes first converts, the
-    others of the machine wait for it; it raises RunError when that takes more than half an hour. A process that needs
-    one for itself alone gives a folder to make it `inside`: the shared one is deleted by whoever is done with it.
+    others of the machine wait for it; it raises RunError when that takes more than half an hour, and DataError when the
+    folder is another user's. A process that needs one for itself alone gives a folder to make it `inside`: the shared
+    one is deleted by whoever is done with it.
     """
     lists = b"".join(path.read_bytes() for path in sorted(checkpoint.glob("rank_*.json")))
-    base = Path(tempfile.gettempdir()) if inside is None else inside
-    target = base / f"genrec-universal-{hashlib.sha256(lists).hexdigest()[:24]}"
+    base = inside
+    if base is None:
+        # The folder for temporary files is everybody's: another user could have put other weights there before.
+        base = Path(tempfile.gettempdir()) / f"genrec-universal-{os.getuid()}"
+        own_folder(base)
+    target = base / hashlib.sha256(lists).hexdigest()[:24]
     with locked(target.with_suffix(".lock"), "converting a checkpoint"):
         if not (target / _DONE).is_file():
             shutil.rmtree(target, ignore_errors=True)

@@ -127,7 +127,11 @@ class BudgetConfig(Section):
 class SweepConfig(Section):
     """One sweep."""
 
-    name: str = Field(pattern=RUN_NAME_PATTERN, description="sweep name: letters, digits, dot, dash and underscore")
+    name: str = Field(
+        pattern=RUN_NAME_PATTERN,
+        max_length=95,  # NAME-best is a run
+        description="sweep name: letters, digits, dot, dash and underscore",
+    )
     sweeps_dir: str = Field("sweeps", pattern=r"^[^:]+$", description="folder that holds the sweeps' folders; no URI")
     base: str = Field(description="config that trials change, relative to the sweep file")
     fixed: dict[str, Any] = Field({}, description="setting -> value for all trials")

@@ -12,7 +12,7 @@ import yaml
 from genrec.config import ExperimentConfig
 from genrec.config_errors import read_yaml
 from genrec.data.manifest import Manifest
-from genrec.errors import ConfigError, RunError
+from genrec.errors import ConfigError, DataError, RunError
 from genrec.run_dir import RunDir, load_saved_config, value_differences, write_atomically
 from genrec.tuning.best import write_best
 from genrec.tuning.config import NoScheduler, PbtScheduler, SweepConfig
@@ -267,7 +267,7 @@ def keep_spec(folder: SweepDir, spec: SweepConfig, base: ExperimentConfig) -> No
     if not folder.spec_path.is_file():
         write_atomically(folder.spec_path, yaml.safe_dump(values, sort_keys=False))
         return
-    saved = read_yaml(folder.spec_path)
+    saved = _saved_spec(folder)
     compared = [
         {**each, "sweep": {k: v for k, v in each["sweep"].items() if k not in MAY_CHANGE}} for each in (saved, values)
     ]
@@ -279,12 +279,23 @@ def keep_spec(folder: SweepDir, spec: SweepConfig, base: ExperimentConfig) -> No
         )
 
 
+def _saved_spec(folder: SweepDir) -> dict[str, Any]:
+    """The sweep and its base as they were written down; raises DataError when that file is damaged."""
+    values = read_yaml(folder.spec_path)
+    if not isinstance(values, dict) or not all(isinstance(values.get(part), dict) for part in ("sweep", "base")):
+        raise DataError(
+            f"{folder.spec_path} is damaged, so nobody can say which sweep this is; start it over with --fresh, or under "
+            "another name."
+        )
+    return values
+
+
 def spec_of_folder(path: Path) -> tuple[SweepConfig, ExperimentConfig]:
     """The sweep and the base config of a sweep's folder."""
     from genrec.config import config_from_dict
     from genrec.config_errors import explain_validation_error
 
-    values = read_yaml(SweepDir(path).spec_path)
+    values = _saved_spec(SweepDir(path))
     return (
         explain_validation_error(SweepConfig, values["sweep"], str(path)),
         config_from_dict(values["base"], str(path)),

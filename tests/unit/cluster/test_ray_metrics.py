@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 
 from genrec.cluster import ray_metrics
 from genrec.cluster.ray_metrics import COUNTERS, GAUGES, TAGS, RayMetrics, exported_names
@@ -83,3 +84,20 @@ def test_the_dashboard_asks_for_what_is_exported() -> None:
     }
     assert labels <= set(TAGS)
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_prometheus_reads_the_file_that_ray_writes_and_grafana_asks_prometheus() -> None:
+    from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
+
+    files = {
+        name: (DASHBOARD.parent / f"{name}.yaml").read_text(encoding="utf-8") for name in ("prometheus", "grafana")
+    }
+    (job,) = yaml.safe_load(files["prometheus"])["scrape_configs"]
+    ((found,),) = [entry["files"] for entry in job["file_sd_configs"]]
+    assert Path(found).name == PROMETHEUS_SERVICE_DISCOVERY_FILE
+    assert str(Path(found).parent) == "/tmp/ray"
+    address = re.search(r"--web.listen-address=(\S+)", files["prometheus"])
+    (source,) = yaml.safe_load(files["grafana"])["datasources"]
+    assert address is not None
+    assert source["url"] == f"http://{address[1]}"
+    assert address[1].startswith("127.0.0.1:") and "http_addr=127.0.0.1" in files["grafana"], "not open to the network"

@@ -1,6 +1,7 @@
 """The universal form of a checkpoint, with plain PyTorch: whole, converted once, and clear about what it lacks."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from genrec.config import ExperimentConfig
 from genrec.data.batch import batch_from_arrays
-from genrec.errors import RunError
+from genrec.errors import DataError, RunError
 from genrec.models.build import build_model
 from genrec.training.engine import TAG, TorchEngine
 from genrec.training.universal import forget_universal, universal_state
@@ -75,6 +76,21 @@ def test_a_conversion_that_was_killed_is_done_again(trained: tuple[TorchEngine, 
     again = universal_state(folder, TAG, STEPS, {"name": "torch"}, lambda _: None)
     assert again.tensor("item_table.weight", "fp32", (10, 6)).shape == (10, 6)
     forget_universal(again)
+
+
+def test_what_others_may_have_put_there_is_not_used(
+    trained: tuple[TorchEngine, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder for temporary files, which is everybody's, another user could wait with weights of their own."""
+    _, folder = trained
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    state = universal_state(folder, TAG, STEPS, {"name": "torch"}, lambda _: None)
+    own = state.folder.parent
+    assert own.parent == tmp_path
+    assert own.stat().st_mode & 0o077 == 0
+    own.chmod(0o777)
+    with pytest.raises(DataError, match="others may write in it"):
+        universal_state(folder, TAG, STEPS, {"name": "torch"}, lambda _: None)
 
 
 def test_says_what_is_missing(trained: tuple[TorchEngine, Path]) -> None:

@@ -92,6 +92,15 @@ def test_damaged_books_get_a_sentence(tmp_path, base) -> None:
             read_sweep(folder)
 
 
+@pytest.mark.parametrize("text", ["", "sweep: {name: x}", "[1]", "sweep: 3\nbase: 4"])
+def test_a_damaged_spec_gets_a_sentence(tmp_path, base, text) -> None:
+    spec, loaded_base = loaded(tmp_path, base)
+    folder = director_of(spec, loaded_base).folder
+    folder.spec_path.write_text(text)
+    with pytest.raises(DataError, match=r"sweep.yaml is damaged, so nobody can say which sweep this is"):
+        keep_spec(folder, spec, loaded_base)
+
+
 def test_trials_are_one_group_at_the_tracker_and_keep_their_checkpoints_apart(tmp_path, base) -> None:
     spec, loaded_base = loaded(tmp_path, base, fixed={"train.checkpoint_dir": "s3://bucket/kept/"})
     trials = sweep.base_of_trials(spec, loaded_base)

@@ -53,6 +53,7 @@ def test_what_is_fixed_is_in_the_base(tmp_path, base) -> None:
         ({"metric": "NDCG@10"}, "metric 'NDCG@10' is never reported"),
         ({"metric": []}, "must name different metrics"),
         ({"budget": {"trials": 4, "hours": 0}}, "budget.hours = 0 is refused"),
+        ({"name": "a" * 96}, "at most 95 characters"),
         ({"name": "../up"}, "name = '../up' is refused"),
         ({"space": {"optimizer.lr": {"uniform": [0, float("inf")]}}}, "input should be a finite number"),
         ({"scheduler": {"name": "hyperband"}}, "'hyperband' is not known; one of asha, median, none, pbt"),
