@@ -284,19 +284,7 @@ def _saved_spec(folder: SweepDir) -> dict[str, Any]:
     values = read_yaml(folder.spec_path)
     if not isinstance(values, dict) or not all(isinstance(values.get(part), dict) for part in ("sweep", "base")):
         raise DataError(
-            f"{folder.spec_path} is damaged, so nobody can say which sweep this is; start it over with --fresh, or under "
-            "another name."
+            f"{folder.spec_path} is damaged, so nobody can say which sweep this is; start it over with --fresh, or "
+            "under another name."
         )
     return values
-
-
-def spec_of_folder(path: Path) -> tuple[SweepConfig, ExperimentConfig]:
-    """The sweep and the base config of a sweep's folder."""
-    from genrec.config import config_from_dict
-    from genrec.config_errors import explain_validation_error
-
-    values = _saved_spec(SweepDir(path))
-    return (
-        explain_validation_error(SweepConfig, values["sweep"], str(path)),
-        config_from_dict(values["base"], str(path)),
-    )
