@@ -27,8 +27,7 @@ def note_reservation(run: RunDir) -> None:
 
 def free_reservation(run: RunDir) -> None:
     """Frees what workers of this run still hold. Whoever calls it has the run to itself, so they are gone."""
-    from ray import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+    from ray.util.placement_group import placement_group_table
 
     path = run.root / RESERVATION_FILE
     if not path.is_file():
@@ -37,5 +36,34 @@ def free_reservation(run: RunDir) -> None:
     known = placement_group_table().get(name)
     if known is not None and known["state"] != "REMOVED":
         logger.info("%s: its last workers are gone, and what they had reserved is freed.", run.root)
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+        _remove(bytes.fromhex(name))
     path.unlink(missing_ok=True)  # the command and the trial's next process may both be here
+
+
+def free_orphans() -> None:
+    """Frees what controllers of this job that are dead still hold.
+
+    A controller that dies before its worker 0 runs has left no note, and Ray's own helper has not heard of the group yet.
+    """
+    import ray
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    own_job = ray.get_runtime_context().get_job_id()
+    for text in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(text)
+        if (
+            group.creator_actor_dead
+            and group.creator_job_id.hex() == own_job
+            and not group.is_detached
+            and group.state != PlacementGroupTableData.REMOVED
+        ):
+            logger.info("The controller of placement group %s is dead; it is freed.", group.placement_group_id.hex())
+            _remove(group.placement_group_id)
+
+
+def _remove(group: bytes) -> None:
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID(group)))

@@ -19,6 +19,7 @@ from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
+from genrec.cluster.reservation import free_orphans
 from genrec.cluster.resources import alive_machines
 from genrec.cluster.room import DATA_CPUS, check_room
 from genrec.config import ExperimentConfig
@@ -227,6 +228,7 @@ class _Telling(_Unpickled, Callback):  # type: ignore[misc]
             self._looked_s = now
             self._director.look()
             self._room.look()
+            free_orphans()
             self._show()
             for trial in [trial for trial, ended_s in self._leaving.items() if now - ended_s > 2 * CLEANUP_S]:
                 del self._leaving[trial]

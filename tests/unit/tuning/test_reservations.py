@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
-from genrec.cluster.reservation import RESERVATION_FILE, free_reservation
+from genrec.cluster.reservation import RESERVATION_FILE, free_orphans, free_reservation
 from genrec.run_dir import RunDir
 from genrec.tuning import ray_sweep
 from genrec.tuning.ray_trial import free_reservations
@@ -19,6 +20,7 @@ def told(monkeypatch: pytest.MonkeyPatch, freed: list[str]) -> tuple[Any, Simple
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(ray_sweep, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(ray_sweep, "free_reservations", lambda _, trial: freed.append(trial))
+    monkeypatch.setattr(ray_sweep, "free_orphans", lambda: None)
     sweep = SimpleNamespace(trials=[Trial(number, {}) for number in range(3)])
     director = SimpleNamespace(
         sweep=sweep, folder=SweepDir(Path("sweep")), look=lambda: None, ended=lambda trial, error: None
@@ -65,3 +67,39 @@ def test_a_group_that_is_still_there_is_removed(
     free_reservation(RunDir(tmp_path))
     free_reservation(RunDir(tmp_path))  # what is freed is forgotten
     assert groups == [name] * removed
+
+
+def test_what_a_dead_controller_holds_is_freed_before_any_worker_could_note_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    job, group_bytes = b"\1" * 4, 18
+
+    def group(number: int, **values: Any) -> bytes:
+        told = {"creator_job_id": job, "creator_actor_dead": True, "state": PlacementGroupTableData.CREATED, **values}
+        return PlacementGroupTableData(placement_group_id=bytes([number]) * group_bytes, **told).SerializeToString()
+
+    groups = [
+        group(1),
+        group(2, state=PlacementGroupTableData.PENDING),
+        group(3, creator_actor_dead=False),  # its controller lives
+        group(4, state=PlacementGroupTableData.REMOVED),
+        group(5, creator_job_id=b"\2" * 4),  # another user's
+        group(6, is_detached=True),  # meant to outlive its maker
+    ]
+    removed: list[str] = []
+    accessor = SimpleNamespace(get_placement_group_table=lambda: groups)
+    state = importlib.import_module("ray._private.state").state
+    monkeypatch.setattr(state, "_connect_and_get_accessor", lambda: accessor)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_job_id=job.hex))
+    module = importlib.import_module("ray.util.placement_group")
+    monkeypatch.setattr(module, "remove_placement_group", lambda group: removed.append(group.id.hex()))
+    free_orphans()
+    assert removed == ["01" * group_bytes, "02" * group_bytes]
+
+
+def test_orphans_are_looked_for_as_long_as_the_sweep_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    telling, clock = told(monkeypatch, [])
+    looks: list[float] = []
+    monkeypatch.setattr(ray_sweep, "free_orphans", lambda: looks.append(clock.now))
+    for _ in range(3):
+        telling.on_step_begin(1, [])
+        clock.now += ray_sweep.LOOK_S
+    assert len(looks) == 3
