@@ -3,7 +3,7 @@
 import re
 from urllib.parse import parse_qsl, urlsplit
 
-_SECRET = re.compile("key|secret|token|password|signature|^sig$", re.IGNORECASE)
+_SECRET = re.compile("key|secret|token|passw|pwd|credential|signature|^sig$", re.IGNORECASE)
 
 
 def secrets_in(place: str | None) -> list[str]:

@@ -75,7 +75,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: 
     if config.engine.name == "deepspeed" and not config.cluster.gpus_per_worker:
         compile_cpu_op()
     ensure_ray()
-    check_resources(config)
+    check_resources(config, also_free=True)
     plan = make_plan(config)
     job = Job(
         config=with_whole_paths(config).model_dump(mode="json"),

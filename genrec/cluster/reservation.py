@@ -43,7 +43,7 @@ def free_reservation(run: RunDir) -> None:
 def free_orphans() -> None:
     """Frees what controllers of this job that are dead still hold.
 
-    A controller that dies before its worker 0 runs has left no note, and Ray's own helper has not heard of the group yet.
+    One that dies before its worker 0 runs has left no note, and Ray's own helper has not heard of its group yet.
     """
     import ray
     from ray._private.state import state

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from genrec.cluster.memory import check_cluster_memory
 from genrec.cluster.room import DATA_CPUS, Machine, check_room
@@ -21,26 +22,35 @@ RESERVE_TIMEOUT_S = 180.0
 """Time after which Ray forgets a reservation whose driver has died; it is renewed three times as often."""
 
 
-def check_resources(config: ExperimentConfig) -> None:
+def check_resources(config: ExperimentConfig, *, also_free: bool = False) -> None:
     """Raises ConfigError when the cluster cannot hold the workers (of a range, the fewest), validate and read data,
     or when a worker needs more memory than any of its machines has.
 
     With `placement.wait_s` it waits that long for machines that are still to come, and asks an autoscaler for them;
-    then it raises RunError with what is missing.
+    with `also_free` it also waits until other jobs hold no part of the room. Then it raises RunError with what is
+    missing. Without `placement.wait_s` Ray Train asks for what others hold until it gets it.
     """
-    deadline = time.monotonic() + config.placement.wait_s
-    asked = False
+    wait_s = config.placement.wait_s
+    deadline = time.monotonic() + wait_s
+    asked = said = False
     while True:
+        held = ""
         try:
             check_room(config, alive_machines())
+            if also_free and wait_s:
+                held = " others still hold a part, and of what is free"
+                check_room(config, _free_machines())
             break
         except ConfigError as error:
-            if not config.placement.wait_s:
+            if not wait_s:
                 raise
             if time.monotonic() >= deadline:
-                raise RunError(f"After placement.wait_s ({config.placement.wait_s:g} s): {error}") from error
-            if not asked:
-                logger.warning("Waiting up to %g s for machines. %s", config.placement.wait_s, error)
+                raise RunError(f"After placement.wait_s ({wait_s:g} s){held}: {error}") from error
+            if not said:
+                what = "what others hold" if held else "machines"
+                logger.warning("Waiting up to %g s for %s. %s", wait_s, what, error)
+                said = True
+            if not held and not asked:
                 _ask_autoscaler(config)
                 asked = True
         time.sleep(min(WAIT_LOOK_S, max(deadline - time.monotonic(), 0.0)))
@@ -54,17 +64,21 @@ def alive_machines() -> list[Machine]:
     """The machines of the cluster that are alive; Ray must be up."""
     import ray
 
-    return [
-        Machine(
-            resources.get("CPU", 0.0),
-            resources.get("GPU", 0.0),
-            node.get("Labels", {}),
-            resources.get("memory", 0.0) + resources.get("object_store_memory", 0.0),
-        )
-        for node in ray.nodes()
-        for resources in [node["Resources"]]
-        if node["Alive"]
-    ]
+    return [_machine(node, node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _free_machines() -> list[Machine]:
+    """The same with what nobody holds of them; up to some seconds old."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    return [_machine(node, free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"]]
+
+
+def _machine(node: dict[str, Any], resources: dict[str, float]) -> Machine:
+    memory = resources.get("memory", 0.0) + resources.get("object_store_memory", 0.0)
+    return Machine(resources.get("CPU", 0.0), resources.get("GPU", 0.0), node.get("Labels", {}), memory)
 
 
 def _ask_autoscaler(config: ExperimentConfig | None) -> None:

@@ -9,6 +9,7 @@ from genrec.errors import ConfigError
 from genrec.launch.job_command import read_command
 
 SECRETS = ["s3://AKIA123:hush@bucket/x", "s3://bucket/x?secret_key=hush", "https://host/x?token=hush"]
+SECRETS += ["https://host/x?passwd=hush", "https://host/x?X-Amz-Credential=hush"]
 
 
 @pytest.mark.parametrize("place", SECRETS)

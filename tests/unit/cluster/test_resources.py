@@ -120,3 +120,26 @@ def test_a_start_that_waited_in_vain_says_what_is_missing(config, monkeypatch) -
     cluster_of(monkeypatch, {"CPU": 1.0})
     with pytest.raises(RunError, match=r"After placement.wait_s \(0.01 s\): .* must leave 1 of the cluster's 1 CPUs"):
         check_resources(config("cluster.workers=2", "cluster.cpus_per_worker=1", "placement.wait_s=0.01"))
+
+
+def shared_cluster(monkeypatch: pytest.MonkeyPatch, *free_cpus: float) -> None:
+    """One machine of 4 CPUs, of which others leave so many from one look to the next."""
+    left = list(free_cpus)
+    nodes = [{"Alive": True, "NodeID": "a", "Resources": {"CPU": 4.0}}, {"Alive": False, "NodeID": "b"}]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr("genrec.cluster.resources.WAIT_LOOK_S", 0.01)
+    monkeypatch.setattr(
+        "ray._private.state.available_resources_per_node",
+        lambda: {"a": {"CPU": left.pop(0) if len(left) > 1 else left[0]}},
+    )
+
+
+def test_a_start_waits_for_what_others_hold(config, monkeypatch) -> None:
+    two = ("cluster.workers=2", "cluster.cpus_per_worker=1")
+    shared_cluster(monkeypatch, 0.0, 2.0, 3.0, 0.0)
+    check_resources(config(*two, "placement.wait_s=60"), also_free=True)
+    says = r"After placement.wait_s \(0.05 s\) others still hold a part, and of what is free: .* the cluster's 0 CPUs"
+    with pytest.raises(RunError, match=says):
+        check_resources(config(*two, "placement.wait_s=0.05"), also_free=True)
+    check_resources(config(*two), also_free=True)  # no time is set, so Ray Train waits for it
+    check_resources(config(*two, "placement.wait_s=60"))
