@@ -1,5 +1,6 @@
 """The charts of a sweep's page: learning curves, importances, settings against the metric, the front, the power law."""
 
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -223,7 +224,9 @@ def _positions(values: list[Any]) -> tuple[list[float], dict[float, str], bool]:
         numbers = [float(value) for value in values]
         return numbers, {}, min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_FROM
     names = sorted({formats.plain(value) for value in values})
-    return [float(names.index(formats.plain(value))) for value in values], dict(enumerate(names)), False
+    # A dollar would begin a formula, and XML takes no control characters.
+    shown = [re.sub(r"[\x00-\x1f\x7f]", " ", name).replace("$", r"\$") for name in names]
+    return [float(names.index(formats.plain(value))) for value in values], dict(enumerate(shown)), False
 
 
 def _finish(axes: Any, labels: dict[float, str], log: bool) -> None:

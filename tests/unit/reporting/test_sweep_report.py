@@ -114,6 +114,16 @@ def test_the_pairs_of_the_three_most_important_settings_are_drawn(tmp_path) -> N
     Page(write_sweep_report(tmp_path).read_text(encoding="utf-8"))
 
 
+def test_values_with_odd_characters_are_shown_as_they_are(tmp_path) -> None:
+    odd = ("$MAPS/x_$y^", "$A_{$", "<i>&", "bell\a")
+    trials = [trial(n, {"semantic_ids.path": odd[n % 4], "b.x": n}, 0.1 * n) for n in range(8)]
+    folder = write_sweep_json(tmp_path, trials, importances={"semantic_ids.path": 0.6, "b.x": 0.4})
+    text = write_sweep_report(folder).read_text(encoding="utf-8")
+    Page(text)
+    assert text.count(">$MAPS/x_$y^<") >= 2, "in the table, and at an axis"
+    assert "<i>" not in text
+
+
 def test_overlapping_intervals_are_called_that(folder) -> None:
     runs = [
         trial(n, {"seed": n}, value, group=group)
