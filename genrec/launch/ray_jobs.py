@@ -150,6 +150,7 @@ async def _tail(client: Client, job_id: str, show: Callable[[str], None]) -> Non
 
 def job_of(client: Client, job_id: str) -> Job:
     """The job with this id; raises ConfigError when the cluster has none."""
+    _check_id(job_id)
     try:
         return _job(client.get_job_info(job_id))
     except _failures() as error:
@@ -168,6 +169,7 @@ def jobs_of(client: Client) -> list[Job]:
 
 def logs_of(client: Client, job_id: str) -> str:
     """What the job has printed so far."""
+    _check_id(job_id)
     try:
         return client.get_job_logs(job_id)
     except _failures() as error:
@@ -176,6 +178,7 @@ def logs_of(client: Client, job_id: str) -> str:
 
 def stop(client: Client, job_id: str) -> Job:
     """Asks the job to end, and waits for that; a job that has ended already stays what it was."""
+    _check_id(job_id)
     try:
         client.stop_job(job_id)
     except _failures() as error:
@@ -227,10 +230,20 @@ def _failures() -> tuple[type[Exception], ...]:
     return RuntimeError, OSError, ClientError, AuthenticationError
 
 
+def _check_id(job_id: str) -> None:
+    """Raises ConfigError for an id that would lead to another page of the dashboard: Ray's client puts it into a URL."""
+    if job_id in (".", "..") or re.fullmatch(r"[^/?#%\s\\]+", job_id) is None:
+        raise _no_job(job_id)
+
+
+def _no_job(job_id: str) -> ConfigError:
+    return ConfigError(f"The cluster has no job {job_id!r}; `genrec jobs list` names those that it has.")
+
+
 def _unknown(job_id: str, error: Exception) -> ConfigError | RunError:
     text = str(error)
     if "404" in text or "does not exist" in text:
-        return ConfigError(f"The cluster has no job {job_id}; `genrec jobs list` names those that it has.")
+        return _no_job(job_id)
     return RunError(f"The cluster did not answer about job {job_id}: {_sentence(error)}.")
 
 

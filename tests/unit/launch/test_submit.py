@@ -269,7 +269,7 @@ def test_stopping_waits_for_the_end() -> None:
     client = FakeClient(states=["RUNNING", "STOPPED"])
     assert ray_jobs.stop(client, "job").status == "STOPPED"  # type: ignore[arg-type]
     assert client.stopped == ["job"]
-    with pytest.raises(ConfigError, match="no job unknown"):
+    with pytest.raises(ConfigError, match="no job 'unknown'"):
         ray_jobs.job_of(client, "unknown")  # type: ignore[arg-type]
 
 
@@ -282,17 +282,25 @@ def test_a_job_that_has_ended_stays_what_it_was(
     assert (done.exit_code, done.output) == (0, f"Job walk-1: {state.lower()}.\n")
 
 
+@pytest.mark.parametrize("job_id", ["unknown", "", "..", "../version", "a?b", "a#b", "%2e%2e", "a b"])
 @pytest.mark.parametrize("command", ["logs", "stop", "status"])
 def test_an_unknown_job_is_one_sentence(
-    command: str, monkeypatch: pytest.MonkeyPatch, dashboard: FakeDashboard
+    command: str, job_id: str, monkeypatch: pytest.MonkeyPatch, dashboard: FakeDashboard
 ) -> None:
+    asked: list[str] = []
     client = FakeClient(states=["RUNNING"])
-    client.get_job_logs = client.get_job_info  # type: ignore[attr-defined]
-    monkeypatch.setattr(client, "stop_job", client.get_job_info)
+
+    def none(job_id: str) -> Any:
+        asked.append(job_id)
+        raise RuntimeError("Request failed with status code 404: no such job.")
+
+    for name in ("get_job_info", "get_job_logs", "stop_job"):
+        monkeypatch.setattr(client, name, none, raising=False)
     monkeypatch.setattr(ray_jobs, "connect", lambda _: client)
-    done = CliRunner().invoke(app, ["jobs", command, "unknown", "--address", dashboard.address])
+    done = CliRunner().invoke(app, ["jobs", command, "--address", dashboard.address, "--", job_id])
     assert isinstance(done.exception, ConfigError)
-    assert "The cluster has no job unknown; `genrec jobs list`" in str(done.exception)
+    assert f"The cluster has no job {job_id!r}; `genrec jobs list`" in str(done.exception)
+    assert asked == (["unknown"] if job_id == "unknown" else []), "it would be another page of the dashboard"
 
 
 def test_interrupting_detaches_and_says_how_to_stop(monkeypatch: pytest.MonkeyPatch, dashboard: FakeDashboard) -> None:
