@@ -231,7 +231,7 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _check_id(job_id: str) -> None:
-    """Raises ConfigError for an id that would lead to another page of the dashboard: Ray's client puts it into a URL."""
+    """Raises ConfigError for an id that leads to another page of the dashboard: Ray's client puts it into a URL."""
     if job_id in (".", "..") or re.fullmatch(r"[^/?#%\s\\]+", job_id) is None:
         raise _no_job(job_id)
 
