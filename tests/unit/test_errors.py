@@ -38,7 +38,7 @@ def test_a_path_that_the_system_refuses_is_one_short_sentence(
 
 
 def test_only_paths_that_another_place_mends_are_the_users_mistake() -> None:
-    denied = unusable_path(PermissionError(errno.EACCES, "Permission denied", "/root/runs"))
-    assert str(denied) == "/root/runs cannot be used (Permission denied); mend its permissions, or name another place."
+    denied = unusable_path(PermissionError(errno.EACCES, "Permission denied", "/srv/runs"))
+    assert str(denied) == "/srv/runs cannot be used (Permission denied); mend its permissions, or name another place."
     assert unusable_path(PermissionError(errno.EACCES, "Permission denied")) is None
     assert unusable_path(OSError(errno.EIO, "Input/output error", "/disk")) is None
