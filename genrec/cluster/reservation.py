@@ -43,7 +43,8 @@ def free_reservation(run: RunDir) -> None:
 def free_orphans() -> None:
     """Frees what controllers of this job that are dead still hold.
 
-    One that dies before its worker 0 runs has left no note, and Ray's own helper has not heard of its group yet.
+    One that dies before its worker 0 runs has left no note, and Ray's own helper has not heard of its group yet. What
+    the driver or a task reserves has no actor as its maker, which Ray calls dead too; it is left alone.
     """
     import ray
     from ray._private.state import state
@@ -52,8 +53,10 @@ def free_orphans() -> None:
     own_job = ray.get_runtime_context().get_job_id()
     for text in state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(text)
+        by_actor = group.creator_actor_id not in (b"", ray.ActorID.nil().binary())
         if (
-            group.creator_actor_dead
+            by_actor
+            and group.creator_actor_dead
             and group.creator_job_id.hex() == own_job
             and not group.is_detached
             and group.state != PlacementGroupTableData.REMOVED

@@ -73,7 +73,8 @@ def test_what_a_dead_controller_holds_is_freed_before_any_worker_could_note_it(m
     job, group_bytes = b"\1" * 4, 18
 
     def group(number: int, **values: Any) -> bytes:
-        told = {"creator_job_id": job, "creator_actor_dead": True, "state": PlacementGroupTableData.CREATED, **values}
+        told: dict[str, Any] = {"creator_job_id": job, "creator_actor_id": b"\3" * 16, "creator_actor_dead": True}
+        told |= {"state": PlacementGroupTableData.CREATED, **values}
         return PlacementGroupTableData(placement_group_id=bytes([number]) * group_bytes, **told).SerializeToString()
 
     groups = [
@@ -83,6 +84,7 @@ def test_what_a_dead_controller_holds_is_freed_before_any_worker_could_note_it(m
         group(4, state=PlacementGroupTableData.REMOVED),
         group(5, creator_job_id=b"\2" * 4),  # another user's
         group(6, is_detached=True),  # meant to outlive its maker
+        group(7, creator_actor_id=b"\xff" * 16),  # the driver's own
     ]
     removed: list[str] = []
     accessor = SimpleNamespace(get_placement_group_table=lambda: groups)
