@@ -100,7 +100,7 @@ def _matrix_command(
     for case in cases_of(matrix, str(path)):
         moved = {} if storage == STAYS else _made_on_storage(case.config, storage)
         for setting in moved:
-            if any(f"{setting}.".startswith(f"{own}.") for own in case.overrides):
+            if setting in case.overrides:
                 raise ConfigError(
                     f"{path}, case {case.name}: {setting} ({_made(case.config)[setting]}) is relative, and a job's "
                     "folder is a copy that goes with the cluster; give an absolute path."

@@ -89,7 +89,7 @@ def test_a_map_of_codes_is_made_on_the_storage(dashboard: FakeDashboard, project
     submit(dashboard, "--storage", "/s", "--", "tune", "find.yaml", "space={semantic_ids.path: {choice: [/a, /b]}}")
     assert "/s/maps" not in dashboard.jobs[-1]["entrypoint"]
     with pytest.raises(ConfigError, match=r"case a: semantic_ids.path \(m\) is relative"):
-        submit(dashboard, "--storage", "/s", "--", "bench", "sizes.yaml", "cases={a: {semantic_ids: {path: m}}}")
+        submit(dashboard, "--storage", "/s", "--", "bench", "sizes.yaml", "cases={a: {semantic_ids.path: m}}")
 
 
 def test_commands_on_a_run_find_it_on_the_storage(dashboard: FakeDashboard, project: Path) -> None:
