@@ -189,10 +189,21 @@ class HealthConfig(Section):
     sample_items: int = Field(10_000, ge=2, description="items among which nearest ones are looked for")
 
 
+def _folder(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            f"path {path} is a URI, and a map of codes is a folder that all machines of a run see; every export holds "
+            "its own copy"
+        )
+    return path
+
+
 class SemanticIdsConfig(Section):
     """A tuple of codes for every item; models over codes read it, `genrec tokenize` makes it."""
 
-    path: str = Field(description="folder of the map: codes, tokenizer and health; made by `genrec tokenize`")
+    path: Annotated[str, AfterValidator(_folder)] = Field(
+        description="folder of the map: codes, tokenizer and health; made by `genrec tokenize`"
+    )
     vectors: Vectors = Field(
         TfidfVectors(name="tfidf"), description="what the codes are made of: items alike have vectors alike"
     )

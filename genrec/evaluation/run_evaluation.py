@@ -63,7 +63,7 @@ def evaluate_run(
             evaluation[role] |= _told(config, manifest, role, card, info["step"], num_parameters)
     if rank == 0:
         for name, found in ranks.items():
-            write_ranks(run.ranks_path(name), found)
+            evaluation[name]["ranks_sha256"] = write_ranks(run.ranks_path(name), found)
         write_atomically(run.evaluation_path, json.dumps(_earlier(run, info["step"]) | evaluation, indent=1))
     return evaluation
 
@@ -71,10 +71,10 @@ def evaluate_run(
 def evaluate_served(run: RunDir, roles: Sequence[Role], served: ServedModel) -> dict[str, Any]:
     """Metrics by role of what `genrec recommend` answers when it is told the same; written to evaluation-served.json.
 
-    The users' ranks go to files beside it, as those of `evaluate_run` do, so that `genrec compare` can read both. Each
-    file is of one call: other options replace it. This process alone. Raises as `evaluate_run` and `load_model`
-    do, and DataError when the model that re-ranks was trained on another prepared set, whose training events may be
-    what is asked about here.
+    The users' ranks go to files beside it, as those of `evaluate_run` do, so that `genrec compare` can read both; by
+    their digests it tells files of one call from those of two. Other options replace them. This process alone. Raises
+    as `evaluate_run` and `load_model` do, and DataError when the model that re-ranks was trained on another prepared
+    set, whose training events may be what is asked about here.
     """
     loaded = load_model(run.root, served)
     config, step = loaded.config, loaded.info["step"]
@@ -93,8 +93,8 @@ def evaluate_served(run: RunDir, roles: Sequence[Role], served: ServedModel) -> 
         detail = evaluate_in_detail(loaded.model, config, manifest, role, ALONE, step=step)
         card = protocol_card(config, manifest, loaded.model.uses_query_time, role, step)
         card |= _served_lines(card, loaded, served)
-        write_ranks(run.ranks_path(role, served=True), detail.ranks)
-        evaluation[role] = detail.values | _told(config, manifest, role, card, step, num_parameters)
+        digest = {"ranks_sha256": write_ranks(run.ranks_path(role, served=True), detail.ranks)}
+        evaluation[role] = detail.values | _told(config, manifest, role, card, step, num_parameters) | digest
     write_atomically(run.served_evaluation_path, json.dumps(evaluation, indent=1))
     return evaluation
 
@@ -179,8 +179,14 @@ def _load_model(export: Export, manifest: Manifest, workers: Workers, device: to
 
 
 def _earlier(run: RunDir, step: int) -> dict[str, Any]:
-    """What evaluation.json already says about the same export, so that measuring one role keeps the other."""
+    """What evaluation.json already says about the same export, so that measuring one role keeps the other.
+
+    Nothing where the file is damaged: it is about to be replaced.
+    """
     if not run.evaluation_path.is_file():
         return {}
-    found: dict[str, Any] = json.loads(run.evaluation_path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(run.evaluation_path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
     return {role: values for role, values in found.items() if values.get("best_step") == step}

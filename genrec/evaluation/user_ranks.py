@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from genrec.data.manifest import file_digest
 from genrec.errors import DataError
 
 MAX_SAVED_USERS = 10_000_000
@@ -50,8 +51,8 @@ class UserRanks:
         return self.columns[:, 1]
 
 
-def write_ranks(path: Path, ranks: UserRanks) -> None:
-    """Replaces the file in one step."""
+def write_ranks(path: Path, ranks: UserRanks) -> str:
+    """Replaces the file in one step and returns its digest, with which the metrics of the same ranks name it."""
     told = {"step": str(ranks.step), "num_users": str(ranks.num_users)}
     columns = [pa.array(ranks.columns[:, place]).cast(field.type) for place, field in enumerate(SCHEMA)]
     draft = path.with_name(path.name + ".tmp")
@@ -65,7 +66,9 @@ def write_ranks(path: Path, ranks: UserRanks) -> None:
     )
     with draft.open("rb") as file:
         os.fsync(file.fileno())
+    digest = file_digest(draft)
     draft.replace(path)
+    return digest
 
 
 def read_ranks(path: Path) -> UserRanks:

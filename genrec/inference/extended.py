@@ -60,8 +60,8 @@ def _check_grown(old: SemanticIds, new: SemanticIds, ids: pa.Array, folder: str,
         level = next(level for level, pair in enumerate(zip(new.sizes, old.sizes, strict=True)) if pair[0] != pair[1])
         raise ConfigError(
             f"Level {level} of the map {folder} has grown from {old.sizes[level]} to {new.sizes[level]} codes, and "
-            f"{path} has no output for the new ones; train again on the new map (maps of semantic_ids.collisions: "
-            "nearest never grow so)."
+            f"{path} has no output for the new ones; train again on the new map (only "
+            "maps of published codes, or whose every tuple is full, grow so)."
         )
 
 

@@ -93,8 +93,10 @@ class Recommender:
         """A recommender with the same model that answers with items of these types alone (none named: of all).
 
         `max_per_prefix`, for models that write codes: how many items of a list may share their first code. Raises
-        ConfigError on types that the items do not have, DataError when they have none at all.
+        ConfigError on types that the items do not have and on a bound that the model has no use for, DataError when
+        the items have no types at all.
         """
+        self._model.check_max_per_prefix(max_per_prefix)
         other = copy(self)
         other._max_per_prefix = max_per_prefix
         other._allowed = torch.from_numpy(of_types(self._items, item_types)) if item_types else None

@@ -219,6 +219,11 @@ def _volume(job: JobDescription) -> str | None:
                     f"{setting} ({place}) is a folder, and machines of a cloud share none; add --volume HOST:/PATH, an "
                     "NFS export, or put runs_dir and data.prepared on s3:// or gs://."
                 )
+        if job.config.writes_codes and job.config.semantic_ids is not None:
+            raise ConfigError(
+                f"semantic_ids.path ({job.config.semantic_ids.path}) is a folder, and machines of a cloud share none; "
+                "add --volume HOST:/PATH, an NFS export."
+            )
     elif ":/" not in volume:
         raise ConfigError(f"--volume ({volume}) must be an NFS export on a cloud, as HOST:/PATH; give one.")
     return volume

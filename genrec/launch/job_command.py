@@ -17,6 +17,7 @@ from genrec.tuning.config import load_sweep
 
 STAYS = "."
 PREPARED = "data.prepared"
+MAP = "semantic_ids.path"
 
 NOT_ON_A_CLUSTER = ("submit", "jobs", "config", "status")
 
@@ -78,7 +79,7 @@ def _sweep_command(
     if storage != STAYS:
         if not Path(sweep.sweeps_dir).is_absolute():
             added.append(f"sweeps_dir={_below(storage, sweep.sweeps_dir, 'sweeps_dir')}")
-        fixed |= _prepared_on_storage(base, storage)
+        fixed |= {name: place for name, place in _made_on_storage(base, storage).items() if name not in sweep.space}
     if fixed:
         added.append(f"fixed={json.dumps({**sweep.fixed, **fixed})}")
     _, base = load_sweep(folder / path, [*overrides, *added])
@@ -97,13 +98,14 @@ def _matrix_command(
     added = []
     fixed: dict[str, str] = {}
     for case in cases_of(matrix, str(path)):
-        prepared = {} if storage == STAYS else _prepared_on_storage(case.config, storage)
-        if prepared and PREPARED in case.overrides:
-            raise ConfigError(
-                f"{path}, case {case.name}: {PREPARED} ({case.config.data.prepared}) is relative, and a job's folder "
-                "is a copy that goes with the cluster; give an absolute path."
-            )
-        fixed |= prepared
+        moved = {} if storage == STAYS else _made_on_storage(case.config, storage)
+        for setting in moved:
+            if setting in case.overrides:
+                raise ConfigError(
+                    f"{path}, case {case.name}: {setting} ({_made(case.config)[setting]}) is relative, and a job's "
+                    "folder is a copy that goes with the cluster; give an absolute path."
+                )
+        fixed |= moved
     if fixed:
         added.append(f"fixed={json.dumps({**matrix.fixed, **fixed})}")
     output = Path(given.get("output") or output_of(matrix))
@@ -112,20 +114,31 @@ def _matrix_command(
     return JobCommand((*words, *added), None, matrix.name, files)
 
 
-def _prepared_on_storage(config: ExperimentConfig, storage: str | None) -> dict[str, str]:
-    """The setting of a prepared data set that is to move; nothing where it is no relative folder."""
-    prepared = config.data.prepared
-    return {PREPARED: _below(storage, prepared, PREPARED)} if _is_relative(prepared) else {}
+def _made(config: ExperimentConfig) -> dict[str, str]:
+    """The relative folders of what training makes where it is missing: the prepared data set, and the map of codes."""
+    places = {PREPARED: config.data.prepared}
+    if config.semantic_ids is not None:
+        places[MAP] = config.semantic_ids.path
+    return {setting: place for setting, place in places.items() if _is_relative(place)}
+
+
+def _made_on_storage(config: ExperimentConfig, storage: str | None) -> dict[str, str]:
+    """The settings of `_made` below the storage. A map is a folder: storage that is a URI leaves it in the job's."""
+    is_uri = bool(urlsplit(storage or "").scheme)
+    places = {setting: place for setting, place in _made(config).items() if setting != MAP or not is_uri}
+    return {setting: _below(storage, place, setting) for setting, place in places.items()}
 
 
 def _on_storage(config: ExperimentConfig, storage: str | None) -> Iterator[str]:
     """Overrides for the relative folders that a config names."""
-    places = {"runs_dir": config.runs_dir, PREPARED: config.data.prepared}
+    places = {"runs_dir": config.runs_dir}
     if config.train.checkpoint_dir is not None and not urlsplit(config.train.checkpoint_dir).scheme:
         places["train.checkpoint_dir"] = config.train.checkpoint_dir
     for setting, value in places.items():
         if _is_relative(value):
             yield f"{setting}={_below(storage, value, setting)}"
+    for setting, place in _made_on_storage(config, storage).items():
+        yield f"{setting}={place}"
 
 
 def _is_relative(place: str) -> bool:

@@ -105,8 +105,7 @@ class SequenceModel(nn.Module):
         Raises ConfigError when `k` is larger than the catalogue, and on `max_per_prefix` where there are no codes.
         """
         self.check_k(k)
-        if max_per_prefix is not None:
-            raise ConfigError("This model writes no codes that items could share; leave max_per_prefix out.")
+        self.check_max_per_prefix(max_per_prefix)
         scores = self.item_table.scores(self.last_hidden(batch))  # [num_sequences, num_items + 1]
         scores[:, 0] = -float("inf")
         if exclude is not None:
@@ -115,6 +114,11 @@ class SequenceModel(nn.Module):
             scores.masked_fill_(~allowed, -float("inf"))
         best = scores.topk(k, dim=1)
         return best.indices, best.values
+
+    def check_max_per_prefix(self, max_per_prefix: int | None) -> None:
+        """Raises ConfigError when a list cannot be bound so: None is no bound."""
+        if max_per_prefix is not None:
+            raise ConfigError("This model writes no codes that items could share; leave max_per_prefix out.")
 
     def check_k(self, k: int) -> None:
         """Raises ConfigError when there are fewer than `k` items."""

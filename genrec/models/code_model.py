@@ -25,7 +25,7 @@ from genrec.errors import ConfigError
 from genrec.losses.full import FullSoftmax, at_least_fp32
 from genrec.models.base import LossSum, SequenceModel
 from genrec.models.item_table import ItemTable
-from genrec.semantic.beam import beam_search
+from genrec.semantic.beam import beam_search, check_search
 from genrec.semantic.ids import SemanticIds
 from genrec.semantic.trie import CodeTrie
 
@@ -186,8 +186,7 @@ class CodeModel(SequenceModel):
         """See `SequenceModel`; the scores are log-probabilities. Fewer are left where items are 0 and scores -inf."""
         self.check_k(k)
         if self.evaluation.decoding == "exhaustive":
-            if max_per_prefix is not None:
-                raise ConfigError("max_per_prefix bounds beams; set evaluation.decoding to beam, or leave it out.")
+            self.check_max_per_prefix(max_per_prefix)
             return self._best_of_all(batch, k, exclude, allowed)
         trie, width = self.trie(allowed), max(self.evaluation.beam_width, k)
         found = []
@@ -196,6 +195,14 @@ class CodeModel(SequenceModel):
             found.append(beam_search(self, part, trie, width, k, exclude=pairs, max_per_prefix=max_per_prefix))
         items, scores = zip(*found, strict=True)
         return torch.cat(items)[: batch.num_sequences], torch.cat(scores)[: batch.num_sequences]
+
+    def check_max_per_prefix(self, max_per_prefix: int | None) -> None:
+        """Raises ConfigError when a list cannot be bound so: None is no bound."""
+        if max_per_prefix is None:
+            return
+        check_search(1, 1, max_per_prefix)
+        if self.evaluation.decoding == "exhaustive":
+            raise ConfigError("max_per_prefix bounds beams; set evaluation.decoding to beam, or leave it out.")
 
     def _best_of_all(
         self, batch: Batch, k: int, exclude: tuple[Tensor, Tensor] | None, allowed: Tensor | None

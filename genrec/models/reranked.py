@@ -38,6 +38,10 @@ class Reranked(SequenceModel):
         self.semantic_ids = proposer.semantic_ids
         self.register_buffer("cold_items", cold_items, persistent=False)
 
+    def check_max_per_prefix(self, max_per_prefix: int | None) -> None:
+        """Raises ConfigError when the model that finds items cannot bound a list so."""
+        self.proposer.check_max_per_prefix(max_per_prefix)
+
     def recommend(
         self,
         batch: Batch,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from genrec.config import ExperimentConfig
+from genrec.data.manifest import file_digest
 from genrec.errors import ConfigError, DataError, ProtocolError
 from genrec.evaluation.bootstrap import Difference, Interval, intervals, paired_differences
 from genrec.evaluation.protocol import OF_THE_RUN, compared_value, protocol_differences
@@ -152,6 +153,11 @@ def _read(path: Path, role: str) -> _Recorded:
         raise DataError(
             f"{ranks_path} is of step {ranks.step} and {file.name} of step {step}: one of them is left "
             f"from an earlier evaluation; {again}."
+        )
+    if values.get("ranks_sha256") not in (None, file_digest(ranks_path)):  # None: written before there were digests
+        raise DataError(
+            f"{ranks_path} holds other ranks than those that {file.name} was made of: one of them is left from another "
+            f"evaluation; {again}."
         )
     return _Recorded(path, config.name + (" (served)" if served else ""), run, config, values, ranks)
 

@@ -13,6 +13,7 @@ from genrec.reporting.history import read_history
 from genrec.reporting.page import render_page
 from genrec.reporting.profiles import profile_section, read_profile
 from genrec.reporting.run_charts import lines_per_point, run_charts
+from genrec.reporting.run_codes import codes_section
 from genrec.reporting.runs_read import read_evaluation, read_object
 from genrec.run_dir import RunDir, open_run, write_atomically
 
@@ -23,6 +24,7 @@ SECTIONS = (
     ("curves", "Curves"),
     ("profile", "Profile"),
     ("starts", "Starts"),
+    ("codes", "Semantic ids"),
     ("data", "Data"),
     ("config", "Config"),
     ("environment", "Environment"),
@@ -59,6 +61,7 @@ def _page(run: RunDir) -> str:
     result = run_sections.result(evaluation, metric, manifest.best_known if manifest else {})
     settings = tables.config_groups(config)
     profile = profile_section(read_profile(run))
+    codes = codes_section(run, config)
     bad_steps = history.train["step"][~np.isfinite(history.train["loss"])].astype(int).tolist()
     present = {
         "result": result is not None,
@@ -66,6 +69,7 @@ def _page(run: RunDir) -> str:
         "protocol": result is not None and bool(result["protocol"]),
         "profile": profile is not None,
         "starts": bool(history.starts),
+        "codes": codes is not None,
         "data": manifest is not None,
     }
     return render_page(
@@ -87,6 +91,7 @@ def _page(run: RunDir) -> str:
         lines_per_point=lines_per_point(history),
         validations=run_sections.validations(history, metric),
         starts=run_sections.starts(history),
+        codes=codes,
         data=tables.data_rows(manifest) if manifest else [],
         config=settings,
         changed=tables.changed_rows(settings),

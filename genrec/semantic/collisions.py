@@ -1,4 +1,8 @@
-"""Items with the same codes get codes of their own: a further number (dedup), or the nearest free code (nearest)."""
+"""Items with the same codes get codes of their own: a further number (dedup), or the nearest free code (nearest).
+
+Items that join later get numbers too, but no larger ones than there are (dedup_within), so that a trained model has an
+output for them.
+"""
 
 import math
 from dataclasses import dataclass
@@ -59,6 +63,30 @@ def dedup(codes: Codes, sizes: tuple[int, ...], taken: Codes | None = None) -> R
     size = max(int(mine.max(initial=0)), int(held[:, -1].max(initial=0))) + 1
     resolved = np.concatenate([codes, mine[:, None].astype(np.int32)], axis=1)
     return Resolved(resolved, (*sizes, size), int((mine > 0).sum()))
+
+
+def dedup_within(codes: Codes, vectors: Floats, tokenizer: ItemTokenizer, taken: Codes) -> Resolved:
+    """`codes` with a number each after those of `taken` [num_taken, num_levels + 1], whose last level does not grow.
+
+    An item whose bucket has no number left takes the nearest tuple that has one, as in `nearest`. Only where all tuples
+    are full does the level grow, as in `dedup`.
+    """
+    size = int(taken[:, -1].max()) + 1
+    resolved = dedup(codes, tokenizer.sizes, taken)
+    if resolved.sizes[-1] == size or len(taken) + len(codes) > math.prod(tokenizer.sizes) * size:
+        return resolved
+    everyone = np.concatenate([taken, resolved.codes])
+    mine = everyone[len(taken) :]
+    is_beyond = mine[:, -1] >= size
+    mine[is_beyond] = -1
+    full = set(map(tuple, everyone[everyone[:, -1] == size - 1, :-1].tolist()))
+    for row in np.flatnonzero(is_beyond):
+        found = _nearest_free(codes[row], vectors[row], tokenizer, full)
+        number = int(everyone[(everyone[:, :-1] == found).all(axis=1), -1].max(initial=-1)) + 1
+        mine[row] = (*found, number)
+        if number == size - 1:
+            full.add(found)
+    return Resolved(mine.copy(), (*resolved.sizes[:-1], size), int(((mine[:, -1] > 0) | is_beyond).sum()))
 
 
 def check_room(num_items: int, sizes: tuple[int, ...]) -> None:

@@ -1,7 +1,8 @@
 """`genrec tokenize --extend`: codes for items that have joined the catalogue; all that are there stay as they are.
 
 New items get vectors of the same space and codes of the stored tokenizer. One that collides goes to the nearest free
-code, or gets the next number of its bucket; the level of numbers then may grow, and a model's output must follow.
+code, or gets the next number of its bucket, and where its bucket is full, of the nearest one that is not. So the level
+of numbers does not grow, and a trained model can write them. It does for published codes, which have no near ones.
 """
 
 import shutil
@@ -39,7 +40,7 @@ DRIFT = 1.5  # new items whose codes are that much worse than the others' are to
 class Extended:
     """What an extension did: `num_moved` new items got another code than their first, for others had it.
 
-    `grown` tells the last level's size before and after, where it grew. `error_before` and `error_new` are the squared
+    `grown` tells a level that grew, and its size before and after. `error_before` and `error_new` are the squared
     errors of old and new items' codes over the mean squared length of their vectors: new items that the tokenizer fits
     far worse are a reason to make a new map. None for published codes.
     """
@@ -47,7 +48,7 @@ class Extended:
     ids: SemanticIds
     num_new: int
     num_moved: int
-    grown: tuple[int, int] | None
+    grown: tuple[int, int, int] | None
     error_before: float | None
     error_new: float | None
 
@@ -59,9 +60,10 @@ class Extended:
         if self.grown is None:
             told.append("`genrec recommend RUN --map MAP` lets a model that was trained before write them.")
         else:
+            level, before, after = self.grown
             told.append(
-                f"The last level grew from {self.grown[0]} to {self.grown[1]} codes: a model trained before has no "
-                "output for the new ones; train it again."
+                f"Level {level} grew from {before} to {after} codes: a model trained before has no output for the new "
+                "ones; train it again."
             )
         if self.error_before is not None and self.error_new is not None:
             drift = self.error_new > DRIFT * self.error_before + 1e-6
@@ -91,8 +93,9 @@ def extend(config: ExperimentConfig, progress: Progress = quiet) -> Extended:
             resolved, error = _published(section, section.tokenizer, old, items), None
         else:
             resolved, error = _tokenized(config, section, old, target, work, progress)
-        grown = (old.sizes[-1], resolved.sizes[-1]) if resolved.sizes[-1] > old.sizes[-1] else None
         sizes = tuple(map(max, old.sizes, resolved.sizes))
+        changes = zip(range(len(sizes)), old.sizes, sizes, strict=True)
+        grown = next((change for change in changes if change[1] < change[2]), None)
         extension = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "from_digest": old.digest,
@@ -157,7 +160,7 @@ def _tokenized(
     tokenizer = load_tokenizer(target)
     source = open_vectors(config, section, load_space(target), progress)
     items = item_ids(config.data.prepared)
-    found = write_vectors(source, work / VECTORS_FILE, old.num_items, len(items), section.vectors.normalize)
+    found = write_vectors(source, work / VECTORS_FILE, old.num_items, items, section.vectors.normalize)
     missing = 1 - float(found.has_vector.mean())
     if missing > section.health.max_without_vector:
         raise DataError(

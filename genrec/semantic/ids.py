@@ -111,10 +111,10 @@ def load_semantic_ids(folder: str | Path) -> SemanticIds:
             )
         ids = SemanticIds(codes, tuple(told["sizes"]), told["items_digest"], told["origin"])
         digest = told["digest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:  # EOFError: codes.npy is empty
         raise DataError(
             f"{folder} holds no map of semantic ids that can be read ({error!r}); make one with "
-            "`genrec tokenize CONFIG`."
+            "`genrec tokenize CONFIG`, or again with --overwrite where a damaged one is."
         ) from error
     if ids.digest != digest:
         raise DataError(

@@ -31,8 +31,12 @@ SPACE_FILE, SPACE_TENSORS = "vectors.json", "vectors.safetensors"
 _OURS = {CODES_FILE, MAP_FILE, SHAPE_FILE, WEIGHTS_FILE, HEALTH_FILE, PAGE_FILE, SPACE_FILE, SPACE_TENSORS}
 
 
+class MapExistsError(DataError):
+    """A map is there already."""
+
+
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Raises DataError when a map is there already, or the folder holds anything that is not of a map."""
+    """Raises MapExistsError when a map is there already, DataError when the folder holds anything else."""
     if not target.exists():
         return
     foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in _OURS) if target.is_dir() else ["it"]
@@ -42,7 +46,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
             "semantic_ids.path to a folder of its own."
         )
     if (target / MAP_FILE).exists() and not overwrite:
-        raise DataError(
+        raise MapExistsError(
             f"{target} holds a map already; run `genrec tokenize CONFIG --extend` to give new items codes, or "
             "`genrec tokenize CONFIG --overwrite` to make it again, after which no trained model fits it."
         )
@@ -56,6 +60,9 @@ def work_folder(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file on the way, a read-only disk, ...
+        raise _unwritable(target, error) from error
+    try:
         with locked(target.parent / f".{target.name}.lock", f"making the map {target}"):
             _restore(target)
             work = target.parent / f".{target.name}.tokenizing"
@@ -66,7 +73,11 @@ def work_folder(target: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except PermissionError as error:
-        raise DataError(f"{target} cannot be written ({error}); set semantic_ids.path to another folder.") from error
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> DataError:
+    return DataError(f"{target} cannot be written ({error}); set semantic_ids.path to another folder.")
 
 
 def publish(finished: Path, target: Path) -> None:

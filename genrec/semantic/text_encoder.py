@@ -213,6 +213,14 @@ class Shard:
         np.save(draft, encoder.encode(self.texts, texts_per_batch))
         draft.replace(path)
 
+    def read(self) -> Floats:
+        """The vectors [num_texts, dim]; raises DataError when the file was cut, by a machine that went down."""
+        try:
+            vectors: Floats = np.load(self.path, allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(f"{self.path} is damaged ({error}); delete it, and it is encoded again.") from error
+        return vectors
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
@@ -246,9 +254,8 @@ class EncodedTexts:
         for done, _ in enumerate(self._encode(missing), start=len(shards) - len(missing) + 1):
             self.progress("encode texts", done, len(shards))
         for start, found in zip(starts, shards, strict=True):
-            vectors = np.load(found.path, allow_pickle=False)
             skipped = max(first - start, 0)
-            yield start + skipped, vectors[skipped:]
+            yield start + skipped, found.read()[skipped:]
 
     def _encode(self, missing: list[Shard]) -> Iterator[str]:
         if not missing:

@@ -9,6 +9,7 @@ map          everything into the work folder, map.json last, which then becomes 
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,14 @@ from genrec.data.item_types import read_item_types
 from genrec.errors import ConfigError, DataError
 from genrec.reporting.semantic_report import health_page
 from genrec.run_dir import value_differences, write_atomically
-from genrec.semantic.collisions import Codes, Resolved, check_room, dedup, nearest
+from genrec.semantic.collisions import Codes, Resolved, check_room, dedup, dedup_within, nearest
 from genrec.semantic.fsq import fit_fsq
 from genrec.semantic.health import Health, Measured, check_health, measure, problems
 from genrec.semantic.ids import MAP_FILE, SemanticIds, load_semantic_ids
 from genrec.semantic.map_folder import (
     HEALTH_FILE,
     PAGE_FILE,
+    MapExistsError,
     check_target,
     publish,
     save_space,
@@ -93,6 +95,7 @@ def tokenize(
     check_target(target, overwrite=overwrite)
     ids = item_ids(config.data.prepared)
     with work_folder(target) as work:
+        check_target(target, overwrite=overwrite)  # another process may have made it while this one waited
         made = _make(config, section, ids, work, progress, team)
         found = tuple(problems(made.health, section.health))
         if not accept_unhealthy:
@@ -125,11 +128,13 @@ def ensure_map(
     if not config.writes_codes or config.semantic_ids is None:
         return
     path = config.semantic_ids.path
-    if (Path(path) / MAP_FILE).exists():
+    made = None
+    if not (Path(path) / MAP_FILE).exists():
+        with suppress(MapExistsError):  # a run beside this one made it meanwhile
+            made = tokenize(config, progress=progress)
+    if made is None:
         _check_origin(config.semantic_ids, load_semantic_ids(path).origin)
         return
-    made = tokenize(config, progress=progress)
-    assert made is not None
     say(f"Semantic ids: {path}, levels {list(made.ids.sizes)}; {Path(path) / PAGE_FILE} says how good they are.")
 
 
@@ -169,7 +174,7 @@ def _make(
         check_room(len(ids), section.tokenizer.sizes)
     source = open_vectors(config, section, progress=progress)
     progress("vectors", 0, 1)
-    found = write_vectors(source, work / VECTORS_FILE, 0, len(ids), section.vectors.normalize)
+    found = write_vectors(source, work / VECTORS_FILE, 0, ids, section.vectors.normalize)
     save_space(source.state, finished)
     team.wait()
     tokenizer = _fit(config, section, found, progress, team)
@@ -266,9 +271,11 @@ def resolve(
     taken: Codes | None = None,
 ) -> Resolved:
     """Codes that no two items share, by the rule of `semantic_ids.collisions`; `taken` ones stay."""
-    if section.collisions == "dedup":
-        return dedup(codes, tokenizer.sizes, taken)
-    return nearest(codes, found.vectors, tokenizer.cpu(), taken)
+    if section.collisions == "nearest":
+        return nearest(codes, found.vectors, tokenizer.cpu(), taken)
+    if taken is None:
+        return dedup(codes, tokenizer.sizes)
+    return dedup_within(codes, found.vectors, tokenizer.cpu(), taken)
 
 
 def relative_error(tokenizer: ItemTokenizer, found: ItemVectorRows, codes: Codes) -> float:

@@ -65,6 +65,9 @@ class VectorSource(Protocol):
     def blocks(self, first: int) -> Iterator[tuple[int, Floats]]:
         """Row and vectors [num_rows, dim] of the items from row `first` on, in order; zeros: this one has none."""
 
+    def whence(self, row: int) -> str:
+        """Where the vector of the item of that row was read."""
+
 
 @dataclass(frozen=True, slots=True)
 class ItemVectorRows:
@@ -76,8 +79,9 @@ class ItemVectorRows:
 
 @dataclass(frozen=True, slots=True)
 class _Gathered:
-    """Rows of a matrix that lies on the disk: `places` [num_items], -1 where an item has none."""
+    """Rows of the matrix in the file `path`: `places` [num_items], -1 where an item has none."""
 
+    path: Path
     matrix: npt.NDArray[Any]
     places: npt.NDArray[np.int64]
     state: VectorState
@@ -92,6 +96,9 @@ class _Gathered:
             vectors = np.asarray(self.matrix[np.maximum(places, 0)], dtype=np.float32)
             vectors[places < 0] = 0
             yield start, vectors
+
+    def whence(self, row: int) -> str:
+        return f"row {self.places[row]} of {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,9 @@ class _Words:
     def blocks(self, first: int) -> Iterator[tuple[int, Floats]]:
         for start in range(first, len(self.texts), BLOCK_ROWS):
             yield start, self.tfidf.vectors(self.texts.slice(start, BLOCK_ROWS))
+
+    def whence(self, row: int) -> str:
+        return f"made of the text {self.texts[row].as_py()[:80]!r}"
 
 
 def open_vectors(
@@ -142,20 +152,21 @@ def open_vectors(
     return source
 
 
-def write_vectors(source: VectorSource, path: Path, first: int, num_items: int, normalize: bool) -> ItemVectorRows:
-    """Writes the vectors of the items from row `first` on to a .npy file and maps it into memory.
+def write_vectors(source: VectorSource, path: Path, first: int, ids: pa.Array, normalize: bool) -> ItemVectorRows:
+    """Writes the vectors of the items `ids` from row `first` on to a .npy file and maps it into memory.
 
     Raises DataError when a vector holds something that is no number.
     """
-    shape = (num_items - first, source.dim)
+    shape = (len(ids) - first, source.dim)
     table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     has_vector = np.zeros(len(table), dtype=np.bool_)
     for start, vectors in source.blocks(first):
         bad = ~np.isfinite(vectors).all(axis=1)
         if bad.any():
+            row = start + int(bad.argmax())
             raise DataError(
-                f"The vector of item index {start + int(bad.argmax()) + 1} holds a value that is no number; mend what "
-                "semantic_ids.vectors reads."
+                f"The vector of item {ids[row].as_py()!r} (index {row + 1}), {source.whence(row)}, holds a value that "
+                "is no number; mend what semantic_ids.vectors reads."
             )
         lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
         if normalize:
@@ -182,6 +193,9 @@ class _Encoded:
     def blocks(self, first: int) -> Iterator[tuple[int, Floats]]:
         return self.encoded.blocks(first)
 
+    def whence(self, row: int) -> str:
+        return f"made by the encoder, of the text {self.encoded.texts[row].as_py()[:80]!r}"
+
 
 def _words(config: TfidfVectors, prepared: Path, seed: int, state: VectorState | None) -> VectorSource:
     texts = item_texts(prepared, config.path, config.item, config.columns)
@@ -203,7 +217,7 @@ def _of_set(config: ItemVectorsOfSet, prepared: Path) -> VectorSource:
             "data.item_vectors and run `genrec prepare CONFIG --overwrite`, or use other vectors."
         )
     matrix = _mapped(path)
-    return _Gathered(matrix, np.arange(1, len(matrix)), VectorState({"dim": int(matrix.shape[1])}))
+    return _Gathered(path, matrix, np.arange(1, len(matrix)), VectorState({"dim": int(matrix.shape[1])}))
 
 
 def _of_file(config: VectorFile, prepared: Path) -> VectorSource:
@@ -229,7 +243,7 @@ def _of_file(config: VectorFile, prepared: Path) -> VectorSource:
             f"{path} has a vector for none of the {len(ids):,} items; set semantic_ids.vectors.first_id or "
             "semantic_ids.vectors.ids."
         )
-    return _Gathered(matrix, places, VectorState({"dim": int(matrix.shape[1])}))
+    return _Gathered(path, matrix, places, VectorState({"dim": int(matrix.shape[1])}))
 
 
 def _numbers(ids: pa.Array, config: VectorFile) -> npt.NDArray[np.int64]:
@@ -256,14 +270,16 @@ def _of_export(config: ExportVectors, prepared: Path) -> VectorSource:
     rows = pc.index_in(item_ids(prepared), value_set=known).fill_null(-1).to_numpy().astype(np.int64)
     places = np.where(rows >= 0, rows + 1, -1)
     facts = {"dim": int(weight.shape[1]), "model": file_digest(folder / MODEL_FILE)}
-    return _Gathered(weight.float().numpy(), places, VectorState(facts))
+    return _Gathered(folder / MODEL_FILE, weight.float().numpy(), places, VectorState(facts))
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
     try:
         matrix: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); set semantic_ids.vectors.path to a .npy file.") from error
+    if not isinstance(matrix, np.ndarray):
+        raise DataError(f"{path} holds several arrays (.npz); set semantic_ids.vectors.path to a .npy file with one.")
     if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating) or 0 in matrix.shape:
         raise DataError(f"{path} must hold vectors of floats [num_rows, dim], not {matrix.dtype} {list(matrix.shape)}.")
     return matrix

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genrec.config import ExperimentConfig
 from genrec.data.item_vectors import vectors_for
-from genrec.data.manifest import load_manifest
+from genrec.data.manifest import file_digest, load_manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import DataError
 from genrec.evaluation.detail import gather_ranks
@@ -98,6 +98,10 @@ def test_a_run_is_told_in_full(tmp_path: Path, prepared: Path, make_config) -> N
     # A second role is added, and the first one stays.
     evaluate_run(run, ("validation",))
     assert told(run)["test"] == test and "validation" in told(run)
+    assert test["ranks_sha256"] == file_digest(run.ranks_path("test"))
+    run.evaluation_path.write_text(run.evaluation_path.read_text()[:40])
+    evaluate_run(run, ("test",))
+    assert told(run) == {"test": test}
 
 
 def test_histories_count_whole_where_seen_items_are_not_filtered(tmp_path: Path, prepared: Path, make_config) -> None:

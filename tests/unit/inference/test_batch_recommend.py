@@ -16,6 +16,7 @@ from genrec.errors import ConfigError, DataError
 from genrec.inference.batch import recommend_all
 from genrec.inference.export import write_export
 from genrec.inference.recommender import Recommender
+from genrec.inference.serving import Serving
 from genrec.models.build import build_model
 from genrec.run_dir import RunDir, run_dir_of
 
@@ -78,6 +79,8 @@ def test_what_cannot_work_is_refused_before_ray_starts(
         recommend_all(run, None, 21)
     with pytest.raises(ConfigError, match=r"now \(3\) is before the log's last event"):
         recommend_all(run, None, 2, now=3)
+    with pytest.raises(ConfigError, match="writes no codes that items could share; leave max_per_prefix out"):
+        recommend_all(run, None, 2, serving=Serving(max_per_prefix=2))
     with pytest.raises(DataError, match="nowhere/export is not an export"):
         recommend_all(RunDir(tmp_path / "nowhere"), None, 2)
     items = pq.read_table(folder / ITEMS_FILE)

@@ -24,6 +24,8 @@ COMMAND = [
     "batch.micro_batches_per_step=12",
 ]  # fmt: skip
 CPUS = ["train", "configs/quickstart.yaml"]
+ON_S3 = ["runs_dir=s3://b/runs", "data.prepared=s3://b/p"]
+CODES = ["model={name: code-decoder}", "loss={name: full-softmax}", "semantic_ids={path: maps/q}"]
 OPTIONS = ["--image", "registry.example.org/genrec:0.1", "--spot", "--memory", "64"]
 NFS = ["--volume", "10.0.0.2:/share"]
 AMI = ["--machine-image", "ami-0123456789abcdef0"]
@@ -222,6 +224,7 @@ def test_shellcheck_finds_nothing_in_the_script(options: list[str], tmp_path: Pa
         (["--render", "aws"], CPUS, "--machine-image, what its machines start from, with Docker: "),
         (["--render", "aws", *AMI], CPUS, r"runs_dir \(runs\) is a folder, and machines of a cloud share none"),
         (["--render", "aws", *AMI], [*CPUS, "runs_dir=s3://b/runs"], r"data.prepared \(prepared/quickstart\) is"),
+        (["--render", "aws", *AMI], [*CPUS, *ON_S3, *CODES], r"semantic_ids.path \(maps/q\) is a folder, and machines"),
         (["--render", "aws", *AMI, "--volume", "claim"], CPUS, r"--volume \(claim\) must be an NFS export"),
         (["--render", "kuberay", "--volume", "fs.example.org:/"], CPUS, "must be the name of a PersistentVolumeClaim"),
         (["--render", "slurm", "--spot", "--data-machines", "3"], COMMAND, "no place for --data-machines, --spot"),

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 import shlex
 import zipfile
 from collections.abc import AsyncIterator
@@ -71,6 +72,24 @@ def test_a_submission_ships_the_folder_and_the_command(dashboard: FakeDashboard,
     assert again.exit_code == 0
     assert len(dashboard.packages) == 1, "what the cluster has is not sent again"
     assert dashboard.jobs[1]["metadata"]["run"] == "walk"
+
+
+CODES = "semantic_ids: {path: maps/walk}\nmodel: {name: code-decoder, dim: 8, num_layers: 1, num_heads: 1}\n"
+
+
+def test_a_map_of_codes_is_made_on_the_storage(dashboard: FakeDashboard, project: Path) -> None:
+    (project / "codes.yaml").write_text(re.sub("model: .*\n", CODES, CONFIG))
+    (project / "find.yaml").write_text(SWEEP.replace("walk.yaml", "codes.yaml"))
+    (project / "sizes.yaml").write_text(MATRIX.replace("sub/walk.yaml", "codes.yaml"))
+    with pytest.raises(ConfigError, match=r"is relative, .*--storage"):
+        submit(dashboard, "--", "tokenize", "codes.yaml", "runs_dir=/r", "data.prepared=/p")
+    for words in (["train", "codes.yaml"], ["tokenize", "codes.yaml"], ["tune", "find.yaml"], ["bench", "sizes.yaml"]):
+        submit(dashboard, "--storage", "/s", "--", *words)
+        assert "/s/maps/walk" in dashboard.jobs[-1]["entrypoint"]
+    submit(dashboard, "--storage", "/s", "--", "tune", "find.yaml", "space={semantic_ids.path: {choice: [/a, /b]}}")
+    assert "/s/maps" not in dashboard.jobs[-1]["entrypoint"]
+    with pytest.raises(ConfigError, match=r"case a: semantic_ids.path \(m\) is relative"):
+        submit(dashboard, "--storage", "/s", "--", "bench", "sizes.yaml", "cases={a: {semantic_ids.path: m}}")
 
 
 def test_commands_on_a_run_find_it_on_the_storage(dashboard: FakeDashboard, project: Path) -> None:

@@ -102,6 +102,8 @@ def test_exhaustive_decoding_and_its_limits(config_of) -> None:
     assert torch.equal(values, expected.values)
     with pytest.raises(ConfigError, match=r"set evaluation\.decoding to beam"):
         model.recommend(histories(), 5, max_per_prefix=1)
+    with pytest.raises(ConfigError, match=r"set evaluation\.decoding to beam"):
+        model.check_max_per_prefix(1)
 
 
 def test_a_recommender_limited_to_a_type(config_of) -> None:
@@ -114,5 +116,7 @@ def test_a_recommender_limited_to_a_type(config_of) -> None:
     assert len(whole.recommend([10, 40], k=20)) == 20, "the recommender that it was made from is as before"
     of_codes = [IDS.codes[pair.item // 10, 0] for pair in whole.limited(max_per_prefix=2).recommend([10], k=20)]
     assert np.bincount(of_codes).max() == 2
+    with pytest.raises(ConfigError, match=r"max_per_prefix \(0\) must be at least 1"):
+        whole.limited(max_per_prefix=0)
     with pytest.raises(ConfigError, match="No item has the type 'film'; the types are podcast, track"):
         whole.limited(["podcast", "film"])

@@ -145,6 +145,14 @@ def test_runs_that_cannot_be_read_are_refused(tmp_path: Path, runs: list[Path]) 
     write_ranks(stale.ranks_path("test"), UserRanks(some_ranks(), 7, NUM_USERS))
     with pytest.raises(DataError, match=r"is of step 7 and evaluation\.json of step 1320"):
         compare_runs([runs[0], stale.root], "test")
+    digest = write_ranks(stale.ranks_path("test"), UserRanks(some_ranks(), 1_320, NUM_USERS))
+    told = json.loads(stale.evaluation_path.read_text())
+    told["test"]["ranks_sha256"] = digest
+    stale.evaluation_path.write_text(json.dumps(told))
+    assert compare_runs([runs[0], stale.root], "test").runs[1].num_shared == NUM_USERS
+    write_ranks(stale.ranks_path("test"), UserRanks(some_ranks(5), 1_320, NUM_USERS))  # and then it was killed
+    with pytest.raises(DataError, match=r"other ranks than those that evaluation\.json was made of.*genrec evaluate"):
+        compare_runs([runs[0], stale.root], "test")
     stale.ranks_path("test").unlink()
     with pytest.raises(DataError, match="is missing"):
         compare_runs([runs[0], stale.root], "test")

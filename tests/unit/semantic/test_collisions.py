@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.errors import ConfigError
-from genrec.semantic.collisions import dedup, nearest
+from genrec.semantic.collisions import dedup, dedup_within, nearest
 from genrec.semantic.tokenizers import ItemTokenizer
 
 CODES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), min_size=1, max_size=40)
@@ -44,6 +44,39 @@ def test_dedup_after_others_is_dedup_of_all(first: list[tuple[int, int]], then: 
     everything = dedup(codes_of(first + then), (3, 2))
     assert np.array_equal(np.concatenate([taken, added.codes]), everything.codes)
     assert added.sizes == everything.sizes
+
+
+def test_new_items_get_no_larger_number_than_there_is() -> None:
+    tokenizer = line_tokenizer(2, 3)
+    taken = codes_of([(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 0, 0)])
+    codes, vectors = codes_of([(0, 1), (0, 1), (0, 1), (1, 0)]), np.array([[1.4], [0.9], [1.2], [10]], dtype=np.float32)
+    resolved = dedup_within(codes, vectors, tokenizer, taken)
+    # (0, 1) is full: 1.4 goes to (0, 2) and fills it, 0.9 to (0, 0), 1.2 to (0, 0) too, and 10 has a number left.
+    assert resolved.codes.tolist() == [[0, 2, 1], [0, 0, 0], [0, 0, 1], [1, 0, 1]]
+    assert resolved.sizes == (2, 3, 2)
+    assert resolved.num_moved == 4
+
+
+def test_the_level_of_numbers_grows_when_every_tuple_is_full() -> None:
+    tokenizer = line_tokenizer(2, 1)
+    taken = codes_of([(0, 0, 0), (1, 0, 0)])
+    resolved = dedup_within(codes_of([(0, 0)]), np.zeros((1, 1), dtype=np.float32), tokenizer, taken)
+    assert resolved.codes.tolist() == [[0, 0, 1]]
+    assert resolved.sizes == (2, 1, 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 29, width=32), min_size=2, max_size=20), st.integers(1, 6))
+def test_numbers_stay_below_the_size_while_there_is_room(values: list[float], num_first: int) -> None:
+    tokenizer = line_tokenizer(3, 4)
+    vectors = np.array(values, dtype=np.float32)[:, None]
+    codes = tokenizer.encode(torch.from_numpy(vectors)).numpy().astype(np.int32)
+    first = dedup(codes[:num_first], tokenizer.sizes)
+    rest = dedup_within(codes[num_first:], vectors[num_first:], tokenizer, first.codes)
+    everyone = np.concatenate([first.codes, rest.codes])
+    assert len(np.unique(everyone, axis=0)) == len(values)
+    assert (everyone >= 0).all() and (everyone < np.array(rest.sizes)).all()
+    assert rest.sizes == first.sizes or len(values) > 12 * first.sizes[-1]
 
 
 @settings(max_examples=50, deadline=None)

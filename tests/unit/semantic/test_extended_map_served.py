@@ -83,6 +83,23 @@ def test_new_items_are_written_and_old_ones_are_scored_as_before(tmp_path: Path,
         Recommender.load(run.root).recommend([new, 20], 5)
 
 
+def test_a_level_of_numbers_does_not_grow_so_the_model_goes_on(tmp_path: Path) -> None:
+    """As many new items with an old one's vector as no bucket of the old map had."""
+    write_set(tmp_path / "set", NUM_OLD, VECTORS[:NUM_OLD])
+    config = experiment(tmp_path, f"model={MODELS['codes']}", "semantic_ids.collisions=dedup")
+    made = tokenize(config)
+    assert made is not None and made.ids.sizes[-1] < NUM_NEW
+    run = publish(config, made.ids)
+    shutil.rmtree(tmp_path / "set")
+    copies = np.concatenate([VECTORS[:NUM_OLD], VECTORS[:1].repeat(NUM_NEW, axis=0)])
+    write_set(tmp_path / "set", NUM_OLD + NUM_NEW, copies)
+    extended = extend(config)
+    assert extended.grown is None and extended.ids.sizes == made.ids.sizes
+    grown = Recommender.load(run.root, served=Serving(map=tmp_path / "map"))
+    found = grown.recommend([10, 70], NUM_OLD + NUM_NEW, exclude_seen=False)
+    assert {item for item, _ in found} == {10 * item for item in range(1, NUM_OLD + NUM_NEW + 1)}
+
+
 def test_evaluation_asks_for_new_items_too(tmp_path: Path) -> None:
     write_set(tmp_path / "set", NUM_OLD, VECTORS[:NUM_OLD])
     config = experiment(tmp_path, f"model={MODELS['items']}", "evaluation.ks=[10,36]")

@@ -17,13 +17,15 @@ from genrec.inference.export import write_export
 from genrec.semantic.vectors import ItemVectorRows, VectorState, open_vectors, write_vectors
 from genrec.semantic.vectors_texts import item_texts
 from genrec.semantic.vectors_tfidf import fit_tfidf
+from genrec.semantic.vocabulary import item_ids
 
 TEXTS = ["red nail polish", "blue nail polish", "green nail file", "hair shampoo", "hair oil shampoo", "hair brush oil"]
 
 
 def written(config, folder: Path, state: VectorState | None = None) -> ItemVectorRows:
     source = open_vectors(config, config.semantic_ids, state)
-    return write_vectors(source, folder / "v.npy", 0, 4, config.semantic_ids.vectors.normalize)
+    ids = item_ids(config.data.prepared)
+    return write_vectors(source, folder / "v.npy", 0, ids, config.semantic_ids.vectors.normalize)
 
 
 def vector_config(prepared: Path, **settings: object):
@@ -58,8 +60,32 @@ def test_vectors_of_no_number_are_refused_and_lengths_divided(tmp_path) -> None:
     config = vector_config(prepared, name="item-vectors", normalize=True)
     assert written(config, tmp_path).vectors[[0, 1]].tolist() == pytest.approx(np.array([[0.6, 0.8], [0, 0]]))
     broken = write_set(tmp_path / "broken", 4, np.array([[3.0, 4], [np.nan, 0], [0, 2], [1, 0]]))
-    with pytest.raises(DataError, match="The vector of item index 2 holds a value that is no number"):
+    with pytest.raises(
+        DataError,
+        match=r"vector of item '20' \(index 2\), row 2 of .*item_vectors.npy, holds a value that is no number",
+    ):
         written(vector_config(broken, name="item-vectors"), tmp_path)
+    np.save(tmp_path / "m.npy", np.array([[1, 2], [3, 4], [np.inf, 0]]))
+    (tmp_path / "ids.txt").write_text("40\n10\n30\n")
+    config = vector_config(prepared, name="file", path=str(tmp_path / "m.npy"), ids=str(tmp_path / "ids.txt"))
+    with pytest.raises(DataError, match=r"vector of item '30' \(index 3\), row 2 of .*m.npy, holds"):
+        written(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"), [("nothing", "cannot be read"), ("half", "cannot be read"), ("npz", "several arrays")]
+)
+def test_a_file_that_is_no_matrix_is_told(tmp_path, content: str, sentence: str) -> None:
+    path = tmp_path / "m.npy"
+    np.save(path, np.ones((50, 2)))
+    if content == "npz":
+        np.savez(tmp_path / "m.npz", a=np.ones((5, 2)))
+        (tmp_path / "m.npz").rename(path)
+    else:
+        path.write_bytes(path.read_bytes()[:300] if content == "half" else b"")
+    config = vector_config(write_set(tmp_path / "set", 4), name="file", path=str(path))
+    with pytest.raises(DataError, match=sentence):
+        written(config, tmp_path)
 
 
 def test_a_set_without_vectors_is_told(tmp_path) -> None:

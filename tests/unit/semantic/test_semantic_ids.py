@@ -49,6 +49,10 @@ def test_a_damaged_or_missing_map_is_refused(tmp_path) -> None:
     np.save(tmp_path / CODES_FILE, np.array([[-1, -1], [0, 2], [1, 2]], dtype=np.int32))
     with pytest.raises(DataError, match="are not those that were saved there"):
         load_semantic_ids(tmp_path)
+    (tmp_path / CODES_FILE).write_bytes(b"")
+    with pytest.raises(DataError, match="holds no map of semantic ids that can be read"):
+        load_semantic_ids(tmp_path)
+    ids_of([(0, 1), (1, 2)], (4, 5)).save(tmp_path)
     told = json.loads((tmp_path / MAP_FILE).read_text())
     (tmp_path / MAP_FILE).write_text(json.dumps(told | {"format": 9}))
     with pytest.raises(DataError, match="format 9"):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genrec.config import TextVectors
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, DataError
 from genrec.semantic import text_encoder
 from genrec.semantic.text_encoder import EncodedTexts, EncoderShape, SentenceEncoder, find_encoder, load_encoder
 from genrec.semantic.tokenizers_rows import quiet
@@ -149,6 +149,11 @@ def test_finished_shards_are_not_encoded_again(tmp_path, monkeypatch) -> None:
     assert encoded[5:] == ["hair oil", "oil"]
     grown = rows([*texts, "red red"], first=5)
     assert len(grown) == 1 and encoded[7:] == ["polish", "red red"]
+    shard = next((tmp_path / "shards").glob("0000000000-*.npy"))
+    for content in (b"", shard.read_bytes()[:-1]):  # as if the machine went down before the disk had it all
+        shard.write_bytes(content)
+        with pytest.raises(DataError, match=r"0000000000-\w+\.npy is damaged .*delete it, and it is encoded again"):
+            rows(texts)
 
 
 def test_a_real_tokenizer_file_is_read(tmp_path) -> None:

@@ -66,7 +66,7 @@ def test_unhealthy_codes_are_not_written_unless_accepted(tmp_path) -> None:
     assert load_semantic_ids(tmp_path / "map").origin["accepted"] == list(made.accepted)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.sampled_from(["dedup", "nearest"]), st.integers(20, 40), st.integers(1, 40), st.integers(0, 99))
 def test_extending_never_changes_codes_that_are_there(tmp_path_factory, rule, num_old, num_new, seed) -> None:
     folder = tmp_path_factory.mktemp("extend")
@@ -81,7 +81,7 @@ def test_extending_never_changes_codes_that_are_there(tmp_path_factory, rule, nu
     assert np.array_equal(extended.ids.codes[: num_old + 1], made.ids.codes)
     assert map_for(large, folder / "large").num_items == num_old + num_new  # which also checks that codes differ
     assert extended.num_new == num_new
-    assert extended.grown is None or rule == "dedup"
+    assert extended.grown is None and extended.ids.sizes == made.ids.sizes
     assert extend(large).num_new == 0
 
 
@@ -125,7 +125,13 @@ def test_published_codes(tmp_path) -> None:
     with pytest.raises(DataError, match="has no codes for 1 of 4 items, '40' for one"):
         extend(larger)
     (tmp_path / "codes.json").write_text(json.dumps(codes | {"39": [1, 0]}))
-    assert extend(larger).ids.codes[-1].tolist() == [1, 0, 2]
+    extended = extend(larger)
+    assert extended.ids.codes[-1].tolist() == [1, 0, 2]
+    assert extended.grown == (2, 2, 3) and "Level 2 grew from 2 to 3 codes" in extended.sentences()[1]
+    write_set(tmp_path / "five", 5)
+    (tmp_path / "codes.json").write_text(json.dumps(codes | {"39": [1, 0], "49": [7, 0]}))
+    largest = config.model_copy(update={"data": config.data.model_copy(update={"prepared": str(tmp_path / "five")})})
+    assert extend(largest).grown == (0, 6, 8)
     values["semantic_ids"]["collisions"] = "nearest"
     with pytest.raises(ConfigError, match="no nearest free code is known"):
         tokenize(type(config).model_validate(values), overwrite=True)

@@ -1,6 +1,9 @@
 """Training makes the map that it lacks, keeps the one that is there, and refuses that of another catalogue."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from semantic_sets import map_config, nested_vectors, write_set
@@ -8,6 +11,7 @@ from semantic_sets import map_config, nested_vectors, write_set
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import load_manifest
 from genrec.errors import DataError
+from genrec.semantic import tokenize as tokenize_module
 from genrec.semantic.ids import load_semantic_ids
 from genrec.semantic.tokenize import ensure_map
 from genrec.training.start import check_fit
@@ -31,6 +35,35 @@ def test_the_missing_map_is_made_once(tmp_path: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "map").iterdir()} == times
     assert len(said) == 1
     check_fit(config, load_manifest(config.data.prepared))
+
+
+def test_a_run_that_waited_for_another_takes_its_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both looked before there was a map; the second gets the lock when the first has made it."""
+    config = config_of(tmp_path, 60, *CODES)
+    work_folder, made = tokenize_module.work_folder, []
+
+    @contextmanager
+    def second(target: Path) -> Iterator[Path]:
+        if not made:
+            made.append(True)
+            ensure_map(config)
+        with work_folder(target) as work:
+            yield work
+
+    monkeypatch.setattr(tokenize_module, "work_folder", second)
+    monkeypatch.setattr(tokenize_module, "_fit", count_calls(tokenize_module._fit, fits := []))
+    said: list[str] = []
+    ensure_map(config, say=said.append)
+    assert load_semantic_ids(tmp_path / "map").num_items == 60
+    assert not said and len(fits) == 1, "the second makes nothing"
+
+
+def count_calls(function: Callable[..., Any], calls: list[None]) -> Callable[..., Any]:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return function(*args, **kwargs)
+
+    return counted
 
 
 def test_a_map_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
