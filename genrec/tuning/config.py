@@ -180,6 +180,25 @@ class SweepConfig(Section):
             raise ValueError("budget.trials (1) is the population of scheduler pbt, and one has none to learn from")
         return self
 
+    @model_validator(mode="after")
+    def _one_value(self) -> "SweepConfig":
+        twice = [key for key in self.space if key in self.fixed]
+        if twice:
+            raise ValueError(
+                f"{', '.join(twice)} is in fixed, with one value for all trials, and in space, with several; "
+                "leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lower_is_better(self) -> "SweepConfig":
+        for name, mode in zip(self.metrics, self.modes, strict=True):
+            if name == "loss" and mode == "max":
+                raise ValueError(
+                    "mode is max for loss, so the worst trial would be the best; use min, or leave mode out"
+                )
+        return self
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """What is optimised; the first decides where one must."""

@@ -37,6 +37,9 @@ def test_what_is_fixed_is_in_the_base(tmp_path, base) -> None:
         ({"metric": "auc"}, "metric 'auc' is never reported by a trial .* it reports hr@1, hr@5"),
         ({"metric": "ndcg@20"}, "add its cut-off to evaluation.ks"),
         ({"budget": {}}, "budget.trials is required with searcher random"),
+        ({"fixed": {"optimizer.lr": 0.1}}, "optimizer.lr is in fixed, with one value for all trials, and in space"),
+        ({"metric": "loss", "mode": "max"}, "mode is max for loss, so the worst trial would be the best"),
+        ({"metric": ["ndcg@10", "loss"], "mode": ["max", "max"]}, "mode is max for loss"),
         ({"scheduler": {"name": "pbt"}, "searcher": {"name": "grid"}}, "scheduler pbt draws its population at random"),
         ({"metric": ["ndcg@10", "hr@10"], "scheduler": {"name": "asha"}}, "several metrics .* have no one order"),
         (
