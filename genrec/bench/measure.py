@@ -116,10 +116,18 @@ def _train_steps(config: ExperimentConfig, context: WorkerContext, manifest: Man
     if tracker is not None:
         tracker.close()
     reading.device_name = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else None
-    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     if span.memory_limit_bytes is None:
-        reading.gemm_flops = measure_gemm(context.device, dtype, size=GEMM_SIZE, budget_s=GEMM_S)
+        reading.gemm_flops = gemm_flops(config, context.device)
     return reading
+
+
+def gemm_flops(config: ExperimentConfig, device: torch.device) -> float:
+    """The rate of a matrix product, in bf16 or in fp32, whichever is faster.
+
+    A step in bf16 computes its loss in fp32, and on a processor without bf16 that is many times as fast.
+    """
+    dtypes = {torch.float32, torch.bfloat16 if config.engine.precision == "bf16" else torch.float32}
+    return max(measure_gemm(device, dtype, size=GEMM_SIZE, budget_s=GEMM_S) for dtype in dtypes)
 
 
 def _import_all(config: ExperimentConfig, device: torch.device) -> None:
