@@ -83,7 +83,8 @@ def test_no_trial_is_asked_for_while_machines_are_gone(base, monkeypatch) -> Non
 
 def test_the_machines_are_judged_by_the_trials_that_run(tmp_path, base, monkeypatch) -> None:
     space = {"cluster.workers": {"choice": [1, 2, 3]}}
-    fixed = {"cluster.cpus_per_worker": 1.0, "cluster.workers": 1, "batch.micro_batches_per_step": 6}
+    base = base.model_copy(update={"cluster": base.cluster.model_copy(update={"workers": 1})})
+    fixed = {"cluster.cpus_per_worker": 1.0, "batch.micro_batches_per_step": 6}
     spec, loaded_base = loaded(tmp_path, base, space=space, fixed=fixed, searcher={"name": "grid"}, budget={})
     director = director_of(spec, loaded_base)
     one, two, three = (director.next_trial() for _ in range(3))
