@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
 # What `make bench-report` measures: names of files in benchmarks/matrices.
-MATRICES ?= memory zero scaling throughput
+MATRICES ?= memory zero scaling throughput engines
 
 # DeepSpeed looks for the `ninja` executable on PATH, and tests run the `genrec` command.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
