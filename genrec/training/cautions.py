@@ -1,4 +1,4 @@
-"""Settings that are allowed and seldom meant: a run says so once, before its first step."""
+"""Settings that are allowed and seldom meant: worker 0 says so in the log at every start of a run."""
 
 from genrec.config import ExperimentConfig
 from genrec.config_losses import SampledSoftmaxConfig
