@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from genrec.config import RKMeansTokenizer
-from genrec.semantic.tokenizers import ItemTokenizer, squared_distances
+from genrec.semantic.tokenizers import ItemTokenizer, in_cache, squared_distances
 from genrec.semantic.tokenizers_rows import Progress, Rows, quiet
 
 SAMPLE_ROWS_PER_CODE = 32
@@ -51,13 +51,15 @@ def plus_plus(sample: Tensor, centres: Tensor, wanted: int, generator: np.random
     """
     if len(centres) == 0:
         centres = sample[[int(generator.integers(len(sample)))]]
+    squares = sample.square().sum(dim=1)
     nearest = squared_distances(sample, centres).amin(dim=1)
     while len(centres) < wanted:
         weights = nearest.cpu().double().numpy()
         total = weights.sum()
         row = int(generator.choice(len(sample), p=weights / total if total > 0 else None))
         centres = torch.cat([centres, sample[[row]]])
-        nearest = torch.minimum(nearest, squared_distances(sample, sample[[row]])[:, 0])
+        to_new = torch.addmv(squares + squares[row], sample, sample[row], alpha=-2)
+        nearest = torch.minimum(nearest, to_new.clamp_min_(0))
     return centres
 
 
@@ -148,12 +150,15 @@ class _Level:
         ).astype(np.int32)
 
     def _left_over(self) -> Iterator[Tensor]:
-        """What the levels before have left of this worker's rows, batch by batch."""
+        """What the levels before have left of this worker's rows, stretch by stretch of each batch."""
         for place, vectors in self.rows.batches(self.config.rows_per_batch):
             codes = torch.from_numpy(self.codes[place]).to(vectors.device)
-            for level in range(self.level):
-                vectors -= self.tokenizer.books[level][codes[:, level]]
-            yield vectors
+            first = 0
+            for left in in_cache(vectors):
+                for level in range(self.level):
+                    left -= self.tokenizer.books[level][codes[first : first + len(left), level]]
+                first += len(left)
+                yield left
 
     def _pass(self, centres: Tensor, prices: Tensor) -> _Pass:
         device = self.rows.device
@@ -168,6 +173,6 @@ class _Level:
             batch = torch.zeros_like(centres).index_add_(0, picked, left)
             sums += batch
             counts += torch.bincount(picked, minlength=len(centres))
-            distances = (left.square().sum(dim=1) + least - prices[picked]).clamp_min(0)
+            distances = (torch.linalg.vector_norm(left, dim=1).square() + least - prices[picked]).clamp_min(0)
             errors.index_add_(0, picked, distances.double())
         return _Pass(self.rows.sum(sums), self.rows.sum(counts), self.rows.sum(errors))

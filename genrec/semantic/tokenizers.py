@@ -24,6 +24,8 @@ from genrec.errors import DataError
 
 WEIGHTS_FILE = "tokenizer.safetensors"
 SHAPE_FILE = "tokenizer.json"
+CACHE_BYTES = 2**21  # of rows that several passes look at: a part of what a CPU core caches for itself
+MIN_STRETCH = 256
 
 
 class Bounded(nn.Module):
@@ -84,7 +86,9 @@ class ItemTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, vectors: Tensor) -> Tensor:
         """The codes of vectors [num_rows, dim]: int64 [num_rows, num_levels]."""
-        left = self.embed(vectors)
+        return torch.cat([self._encode(piece) for piece in in_cache(self.embed(vectors))])
+
+    def _encode(self, left: Tensor) -> Tensor:
         codes = []
         for level, book in enumerate(self.books):
             codes.append(self.costs(left, level).argmin(dim=1))
@@ -150,6 +154,11 @@ def load_tokenizer(folder: str | Path) -> ItemTokenizer:
 
 def _weights(folder: str | Path) -> Path:
     return Path(folder) / WEIGHTS_FILE
+
+
+def in_cache(rows: Tensor) -> tuple[Tensor, ...]:
+    """`rows` [num_rows, dim] in stretches that a core's cache holds, for several passes over each; a GPU takes all."""
+    return rows.split(max(MIN_STRETCH, CACHE_BYTES // (4 * rows.shape[1]))) if rows.is_cpu else (rows,)
 
 
 def squared_distances(rows: Tensor, points: Tensor) -> Tensor:
