@@ -136,10 +136,8 @@ def _made(config: ExperimentConfig) -> dict[str, str]:
 
 
 def _made_on_storage(config: ExperimentConfig, storage: str | None) -> dict[str, str]:
-    """The settings of `_made` below the storage. A map is a folder: storage that is a URI leaves it in the job's."""
-    is_uri = bool(urlsplit(storage or "").scheme)
-    places = {setting: place for setting, place in _made(config).items() if setting != MAP or not is_uri}
-    return {setting: _below(storage, place, setting) for setting, place in places.items()}
+    """The settings of `_made` below the storage, which is a folder (launch/options.py)."""
+    return {setting: _below(storage, place, setting) for setting, place in _made(config).items()}
 
 
 def _on_storage(config: ExperimentConfig, storage: str | None) -> Iterator[str]:
