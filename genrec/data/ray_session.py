@@ -2,12 +2,15 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from types import FrameType
 from typing import Any, TypeVar
 
 from genrec.errors import DataError, GenrecError, RunError
@@ -43,12 +46,24 @@ def ensure_ray() -> None:
         try:
             _knock(address)
             ray.init(address=address, **quiet)
+            _take_sigterm()
         except (OSError, RuntimeError) as error:
             raise RunError(
                 f"There is no Ray cluster at RAY_ADDRESS={address} ({error}); start it, or unset RAY_ADDRESS."
             ) from error
     else:
         _start_here(quiet)
+
+
+def _take_sigterm() -> None:
+    """Lets SIGTERM end this process with a sentence: Ray's handlers print the stack of its C++, and abort."""
+    if threading.current_thread() is threading.main_thread():  # Python hands out no signals elsewhere
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    os.write(2, b"Ended by SIGTERM; the same command goes on from the last checkpoint.\n")  # print is not reentrant
+    sys.exit(128 + number)
 
 
 def has_ray() -> bool:
@@ -70,6 +85,7 @@ def _start_here(options: dict[str, Any]) -> None:
                 include_dashboard=False,
                 **options,
             )
+            _take_sigterm()
             return
         except Exception as error:  # Ray has no class of its own for it
             if "timed out during startup" not in str(error):

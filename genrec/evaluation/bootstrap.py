@@ -5,7 +5,7 @@ the same values. A kind is a place in the counts of rank_counts.py, or a pair of
 same users. So a resample costs as much as there are kinds, not users, and is still the exact bootstrap.
 
 An interval holds the noise of *which users happened to be tested*. It does not hold the noise of the training seed. A
-single user says nothing about others, and drawing it again would hide that: its interval is all that a metric can be.
+few users say little about others, and drawing them again would hide that: see `MIN_USERS`.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,10 @@ from genrec.evaluation.rank_counts import Counts, Floats, metric_names, num_coun
 NUM_RESAMPLES = 2_000
 CONFIDENCE = 0.95
 SEED = 20_240_601
+MIN_USERS = 10
+"""Of fewer users the interval is all that a metric can be. Users of a known world gave 95% intervals that held the true
+ndcg@10 in 40 to 46 of 100 draws of 2 users, 81 to 85 of 5, 86 to 91 of 10 and 92 to 94 of 20.
+"""
 MAX_DRAWN = 2**22  # counts drawn at a time: 32 MiB
 
 Interval = tuple[float, float]
@@ -44,7 +48,7 @@ class Difference:
 
 def intervals(counts: Counts, ks: Sequence[int]) -> dict[str, Interval]:
     """The 95% interval of every metric; `counts` as in rank_counts.py. Same counts, same interval."""
-    if num_counted(counts, ks) == 1:
+    if num_counted(counts, ks) < MIN_USERS:
         return dict.fromkeys(metric_names(ks), (0.0, 1.0))
     resampled = _resampled_means(counts, values_by_place(len(counts) - 1, ks))
     return dict(zip(metric_names(ks), _percentiles(resampled), strict=True))
@@ -65,7 +69,8 @@ def paired_differences(
     values = values_by_place(max_k, ks)
     differences = values[cells // (max_k + 1)] - values[cells % (max_k + 1)]  # [num_cells, num_metrics]
     means = counts @ differences / len(ranks)
-    bounds = _percentiles(_resampled_means(counts, differences)) if len(ranks) > 1 else [(-1.0, 1.0)] * len(means)
+    is_few = len(ranks) < MIN_USERS
+    bounds = [(-1.0, 1.0)] * len(means) if is_few else _percentiles(_resampled_means(counts, differences))
     found = zip(metric_names(ks), means.tolist(), bounds, strict=True)
     return {name: Difference(mean, low, high) for name, mean, (low, high) in found}
 

@@ -13,11 +13,10 @@ from genrec.config import ExperimentConfig, load_config
 from genrec.config_errors import read_yaml
 from genrec.errors import ConfigError
 from genrec.overrides import parse_override
-from genrec.tuning.config import load_sweep
+from genrec.tuning.config import MAP, SweepConfig, load_sweep
 
 STAYS = "."
 PREPARED = "data.prepared"
-MAP = "semantic_ids.path"
 
 NOT_ON_A_CLUSTER = ("submit", "jobs", "config", "status")
 
@@ -77,13 +76,27 @@ def _sweep_command(
     fixed = {".".join(keys): value for keys, value in map(parse_override, more)}
     added = []
     if storage != STAYS:
+        _refuse_relative_maps(path, sweep, base)
         if not Path(sweep.sweeps_dir).is_absolute():
             added.append(f"sweeps_dir={_below(storage, sweep.sweeps_dir, 'sweeps_dir')}")
-        fixed |= {name: place for name, place in _made_on_storage(base, storage).items() if name not in sweep.space}
+        fixed |= _made_on_storage(base, storage)
     if fixed:
         added.append(f"fixed={json.dumps({**sweep.fixed, **fixed})}")
     _, base = load_sweep(folder / path, [*overrides, *added])
     return JobCommand((*words, *added), base, sweep.name, (path, path.parent / sweep.base))
+
+
+def _refuse_relative_maps(path: Path, sweep: SweepConfig, base: ExperimentConfig) -> None:
+    """Raises ConfigError for a sweep over maps of codes that a job would look for in its copy, the base's included."""
+    if MAP not in sweep.space or base.semantic_ids is None:
+        return
+    searched = [(f"space.{MAP}", place) for place in sweep.space[MAP].choice or ()]
+    for what, place in [*searched, (f"{MAP} of its base, which is trial 0", base.semantic_ids.path)]:
+        if _is_relative(str(place)):
+            raise ConfigError(
+                f"{path}: {what} ({place}) is relative, and a job's folder is a copy that goes with the cluster; make "
+                "the maps before, with `genrec submit -- tokenize`, and give their absolute paths."
+            )
 
 
 def _matrix_command(
@@ -123,10 +136,8 @@ def _made(config: ExperimentConfig) -> dict[str, str]:
 
 
 def _made_on_storage(config: ExperimentConfig, storage: str | None) -> dict[str, str]:
-    """The settings of `_made` below the storage. A map is a folder: storage that is a URI leaves it in the job's."""
-    is_uri = bool(urlsplit(storage or "").scheme)
-    places = {setting: place for setting, place in _made(config).items() if setting != MAP or not is_uri}
-    return {setting: _below(storage, place, setting) for setting, place in places.items()}
+    """The settings of `_made` below the storage, which is a folder (launch/options.py)."""
+    return {setting: _below(storage, place, setting) for setting, place in _made(config).items()}
 
 
 def _on_storage(config: ExperimentConfig, storage: str | None) -> Iterator[str]:

@@ -34,7 +34,9 @@ TRAIN_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start of the training processes; `startup` holds the seconds of each phase before the first step."""
+    """One start of the training processes; `startup` holds the seconds of each phase before the first step, `cautions`
+    what the run said of its settings (training/cautions.py).
+    """
 
     step: int
     time_s: float
@@ -43,6 +45,7 @@ class Start:
     resumed: bool
     startup: dict[str, float]
     num_repeated_steps: int
+    cautions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ def _starts(records: list[dict[str, Any]]) -> Iterator[Start]:
 
 
 def _start(step: int, record: dict[str, Any], num_repeated_steps: int) -> Start:
-    startup = record.get("startup")
+    startup, cautions = record.get("startup"), record.get("cautions")
     workers = _float(record.get("workers"))
     return Start(
         step=step,
@@ -184,6 +187,7 @@ def _start(step: int, record: dict[str, Any], num_repeated_steps: int) -> Start:
         resumed=bool(record.get("resumed")),
         startup={str(k): _float(v) for k, v in startup.items()} if isinstance(startup, dict) else {},
         num_repeated_steps=num_repeated_steps,
+        cautions=tuple(map(str, cautions)) if isinstance(cautions, list) else (),
     )
 
 

@@ -78,7 +78,7 @@ def _page(run: RunDir) -> str:
         summary=run_sections.summary(config, history),
         finished="test" in evaluation,
         state=run_sections.state(history, finished="test" in evaluation),
-        alerts=run_sections.loss_alerts(bad_steps),
+        alerts=[*run_sections.loss_alerts(bad_steps), *run_sections.cautions(history)],
         note=note,
         figures=run_sections.key_figures(history, evaluation, metric),
         sections=[(name, title) for name, title in SECTIONS if present.get(name, True)],

@@ -49,6 +49,11 @@ def loss_alerts(bad_steps: Sequence[int]) -> list[str]:
     ]
 
 
+def cautions(history: History) -> list[str]:
+    """What the run's last start said of settings that are seldom meant."""
+    return list(history.starts[-1].cautions) if history.starts else []
+
+
 def key_figures(history: History, evaluation: Mapping[str, Mapping[str, Any]], metric: str) -> list[tables.Row]:
     """The handful of numbers at the top of the page; the metric that chose the weights is marked."""
     figures = _quality_figures(history, evaluation, metric)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest
 from genrec.data.synthetic_best import best_known_key
+from genrec.evaluation.bootstrap import MIN_USERS
 from genrec.reporting import formats
 from genrec.reporting.history import Start, metric_values
 
@@ -153,7 +154,10 @@ def interval(bounds: Any) -> str:
 
 
 def slice_groups(role: Mapping[str, Any], decisive: str) -> list[SliceGroup]:
-    """The slices of one role of `evaluation.json` at the metric `decisive`, kind by kind; empty where it has none."""
+    """The slices of one role of `evaluation.json` at the metric `decisive`, kind by kind; empty where it has none.
+
+    A few users are too alike to say how far others are from them (bootstrap.MIN_USERS): no standard error is shown.
+    """
     slices = role.get("slices")
     return [
         SliceGroup(
@@ -165,7 +169,7 @@ def slice_groups(role: Mapping[str, Any], decisive: str) -> list[SliceGroup]:
                     formats.count(part["num_users"]),
                     formats.percent(part["num_users"] / role["num_users"]),
                     formats.metric(part["metrics"].get(decisive)),
-                    formats.metric(part["standard_errors"].get(decisive)),
+                    formats.metric(part["standard_errors"].get(decisive) if part["num_users"] >= MIN_USERS else None),
                 )
                 for name, part in parts.items()
             ),

@@ -1,4 +1,7 @@
-"""Settings that are allowed and seldom meant: worker 0 says so in the log at every start of a run."""
+"""Settings that are allowed and seldom meant: worker 0 says so at every start of a run.
+
+They are lines of log.txt and in the `start` line of metrics.jsonl, from which the console and the report have them.
+"""
 
 from genrec.config import ExperimentConfig
 from genrec.config_losses import SampledSoftmaxConfig

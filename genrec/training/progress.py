@@ -63,6 +63,8 @@ class _View:
             self.progress.update(self.task, total=record["end_step"], completed=record["step"])
             how = f"resumed at step {record['step']}" if record["resumed"] else "started"
             self.progress.console.print(f"{how} after {record['seconds_to_first_step']:.0f} s")
+            for caution in record["cautions"]:
+                self.progress.console.print(f"Caution: {caution}", highlight=False, markup=False)
         elif kind == "train":
             eta_s = record["eta_s"]
             text = (

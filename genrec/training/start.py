@@ -112,18 +112,19 @@ def engine_words(config: ExperimentConfig) -> str:
 
 def with_whole_paths(config: ExperimentConfig) -> ExperimentConfig:
     """The config with whole paths: workers run in folders of their own, perhaps on other machines."""
-    train = {name: _whole(getattr(config.train, name)) for name in ("start_from", "checkpoint_dir")}
+    train = {name: whole_path(getattr(config.train, name)) for name in ("start_from", "checkpoint_dir")}
     paths: dict[str, object] = {
-        "data": config.data.model_copy(update={"prepared": _whole(config.data.prepared)}),
+        "data": config.data.model_copy(update={"prepared": whole_path(config.data.prepared)}),
         "train": config.train.model_copy(update=train),
     }
     if config.semantic_ids is not None:
-        codes = {"path": _whole(config.semantic_ids.path)}
+        codes = {"path": whole_path(config.semantic_ids.path)}
         paths["semantic_ids"] = config.semantic_ids.model_copy(update=codes)
     return config.model_copy(update=paths)
 
 
-def _whole(path: str | None) -> str | None:
+def whole_path(path: str | None) -> str | None:
+    """The path as a process in another folder finds it; URIs, and None, stay."""
     return path if path is None or "://" in path else str(Path(path).absolute())
 
 

@@ -49,8 +49,9 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
     """Trains (or goes on training) the run of `context`, then tests its best model; every worker calls it alike."""
     phases = {"process": time.time() - context.started_at_s}
     PLACE.run, PLACE.rank = context.run.root.name, context.rank
+    said = cautions(config, context.end_step)
     if context.rank == 0:
-        for caution in cautions(config, context.end_step):
+        for caution in said:
             logger.warning("%s", caution)
     set_threads(config, context.workers)
     manifest = load_manifest(config.data.prepared)
@@ -68,7 +69,7 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
         state.tracker_id = tracker.id
     try:
         if state.step < context.end_step and state.stop_reason is None:
-            start = StartHook(context, tracker, phases, state.step, warm)
+            start = StartHook(context, tracker, phases, state.step, warm, said)
             _train(config, engine, context, tracker, manifest, state, start)
     finally:
         if tracker is not None:
@@ -174,12 +175,14 @@ class StartHook:
         phases: dict[str, float],
         first_step: int,
         warm: WarmStart | None,
+        said: list[str],
     ) -> None:
         self.context = context
         self.tracker = tracker
         self.phases = phases
         self.first_step = first_step
         self.warm = warm
+        self.said = said
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         """See `Hook`. The phases are differences of seconds since the command, in the order they happened."""
@@ -200,6 +203,7 @@ class StartHook:
                 "launcher": self.context.launcher,
                 "resumed": self.first_step > 0,
                 "warm_start": None if self.warm is None else self.warm._asdict(),
+                "cautions": self.said,
                 "time_s": time.time(),
                 "first_batch_s": round(wait_s, 3),
                 "startup": {n: round(m - p, 3) for (n, m), p in zip(moments, previous, strict=False)},

@@ -219,6 +219,9 @@ class SweepConfig(Section):
         return Path(self.sweeps_dir).absolute() / self.name
 
 
+MAP = "semantic_ids.path"
+"""The one path that a sweep may search: where the map of codes is."""
+
 OWN_KEYS = ("name", "runs_dir", "data", "tracking", "train.start_from", "train.checkpoint_dir")
 """Settings that a sweep cannot search: trials share one data set and one vocabulary, and have names of their own."""
 
@@ -254,7 +257,7 @@ def load_sweep(path: Path, overrides: list[str] | None = None) -> tuple[SweepCon
 
 def _check_keys(sweep: SweepConfig) -> None:
     for key in sweep.space:
-        if key.partition(".")[0] == "semantic_ids" and key != "semantic_ids.path":
+        if key.partition(".")[0] == "semantic_ids" and key != MAP:
             raise ConfigError(
                 f"space.{key} would have no effect: a trial reads the map of codes at semantic_ids.path, which is made "
                 "before; make a map for each value with `genrec tokenize`, and search semantic_ids.path."

@@ -15,7 +15,7 @@ from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.run_dir import RunDir, load_saved_config, value_differences, write_atomically
 from genrec.tuning.best import write_best
-from genrec.tuning.config import NoScheduler, PbtScheduler, SweepConfig
+from genrec.tuning.config import MAP, NoScheduler, PbtScheduler, SweepConfig
 from genrec.tuning.director import Director
 from genrec.tuning.handoff import check_mutable
 from genrec.tuning.proposals import ListedProposer, proposer_of
@@ -150,6 +150,7 @@ def director_of(
     from genrec.tuning.admission import Gate
 
     values = base_of_trials(spec, base).model_dump(mode="json")
+    spec = with_whole_maps(spec)
     sweep = read_sweep(folder) or Sweep(
         name=spec.name,
         metrics=list(spec.metrics),
@@ -178,6 +179,23 @@ def base_of_trials(spec: SweepConfig, base: ExperimentConfig) -> ExperimentConfi
         train = train.model_copy(update={"checkpoint_every_steps": None, "keep_checkpoints": 1_000_000})
     tracking = whole.tracking.model_copy(update={"wandb_group": spec.name})
     return whole.model_copy(update={"train": train, "tracking": tracking})
+
+
+def with_whole_maps(spec: SweepConfig) -> SweepConfig:
+    """The sweep with whole paths of the maps of codes that it searches, or makes a condition: see `base_of_trials`."""
+    from genrec.training.start import whole_path
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, list):
+            return [whole(each) for each in value]
+        return whole_path(value) if isinstance(value, str) else value
+
+    space = {}
+    for key, domain in spec.space.items():
+        when = {name: whole(value) if name == MAP else value for name, value in domain.when.items()}
+        choice = whole(domain.choice) if key == MAP else domain.choice
+        space[key] = domain.model_copy(update={"when": when, "choice": choice})
+    return spec.model_copy(update={"space": space})
 
 
 def _finish(director: Director, base: ExperimentConfig) -> None:

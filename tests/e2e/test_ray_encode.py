@@ -6,49 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from commands import on_ray_with, succeed
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "nail", "polish", "hair", "oil", "soap"]
-DIM, INNER = 8, 12
-
-
-def write_encoder(folder: Path) -> None:
-    """A BERT of one layer with random weights, in the layout of sentence-transformers."""
-    (folder / "1_Pooling").mkdir(parents=True)
-    told = {
-        "model_type": "bert", "hidden_act": "gelu", "hidden_size": DIM, "num_attention_heads": 2,
-        "num_hidden_layers": 1, "max_position_embeddings": 16, "layer_norm_eps": 1e-12,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(told))
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    modules = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 8}))
-    first, layer = "embeddings", "encoder.layer.0"
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{first}.word_embeddings.weight": (len(WORDS), DIM),
-        f"{first}.position_embeddings.weight": (16, DIM),
-        f"{first}.token_type_embeddings.weight": (2, DIM),
-        f"{layer}.intermediate.dense.weight": (INNER, DIM),
-        f"{layer}.intermediate.dense.bias": (INNER,),
-        f"{layer}.output.dense.weight": (DIM, INNER),
-        f"{layer}.output.dense.bias": (DIM,),
-    }
-    for part in ("self.query", "self.key", "self.value", "output.dense"):
-        shapes |= {f"{layer}.attention.{part}.weight": (DIM, DIM), f"{layer}.attention.{part}.bias": (DIM,)}
-    for norm in (first, f"{layer}.attention.output", f"{layer}.output"):
-        shapes |= {f"{norm}.LayerNorm.weight": (DIM,), f"{norm}.LayerNorm.bias": (DIM,)}
-    generator = torch.Generator().manual_seed(0)
-    drawn = {name: torch.randn(shape, generator=generator) * 0.5 for name, shape in shapes.items()}
-    save_file(drawn, folder / "model.safetensors")
-    words = {word: number for number, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
-    tokenizer.save(str(folder / "tokenizer.json"))
+from tiny_bert import WORDS, write_encoder, write_tokenizer
 
 
 @pytest.fixture
@@ -56,7 +15,7 @@ def project(prepared_project: Path, tmp_path: Path) -> Path:
     """The small log with a text for each of its 100 items, an encoder, and the config of a map."""
     folder = tmp_path / "project"
     shutil.copytree(prepared_project, folder)
-    write_encoder(folder / "encoder")
+    write_tokenizer(write_encoder(folder / "encoder"))
     nouns = WORDS[4:]
     texts = {
         str(item): " ".join(nouns[(item + k * k) % len(nouns)] for k in range(2 + item % 4)) for item in range(100)

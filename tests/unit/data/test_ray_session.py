@@ -62,6 +62,19 @@ def test_a_cluster_that_is_not_there() -> None:
     assert last.endswith("start it, or unset RAY_ADDRESS.")
 
 
+@pytest.mark.timeout(300)
+def test_sigterm_ends_a_command_that_waits_for_ray_with_a_sentence() -> None:
+    program = (
+        "import os, signal, threading; from genrec.data.ray_session import ensure_ray; ensure_ray(); import ray\n"
+        "threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "ray.get(ray.remote(num_cpus=0)(lambda: __import__('time').sleep(600)).remote())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=280, env=environment)
+    assert done.stderr == "Ended by SIGTERM; the same command goes on from the last checkpoint.\n"
+    assert done.returncode in (143, 1), "1: Ray, which ends with it, was gone first"
+
+
 class SlowNode:
     """Stands for Ray's node: appears in time at the `good` attempt, and counts what was ended."""
 

@@ -86,10 +86,25 @@ def test_a_map_of_codes_is_made_on_the_storage(dashboard: FakeDashboard, project
     for words in (["train", "codes.yaml"], ["tokenize", "codes.yaml"], ["tune", "find.yaml"], ["bench", "sizes.yaml"]):
         submit(dashboard, "--storage", "/s", "--", *words)
         assert "/s/maps/walk" in dashboard.jobs[-1]["entrypoint"]
-    submit(dashboard, "--storage", "/s", "--", "tune", "find.yaml", "space={semantic_ids.path: {choice: [/a, /b]}}")
-    assert "/s/maps" not in dashboard.jobs[-1]["entrypoint"]
     with pytest.raises(ConfigError, match=r"case a: semantic_ids.path \(m\) is relative"):
         submit(dashboard, "--storage", "/s", "--", "bench", "sizes.yaml", "cases={a: {semantic_ids.path: m}}")
+
+
+def test_a_sweep_over_maps_of_codes_names_where_they_are(dashboard: FakeDashboard, project: Path) -> None:
+    def send(base: str, maps: str) -> None:
+        (project / "codes.yaml").write_text(re.sub("model: .*\n", CODES, CONFIG).replace("maps/walk", base))
+        (project / "find.yaml").write_text(SWEEP.replace("walk.yaml", "codes.yaml"))
+        submit(
+            dashboard, "--storage", "/s", "--", "tune", "find.yaml", f"space={{semantic_ids.path: {{choice: {maps}}}}}"
+        )
+
+    with pytest.raises(ConfigError, match=r"find.yaml: space.semantic_ids.path \(maps/b\) is relative"):
+        send("/a", "[/a, maps/b]")
+    with pytest.raises(ConfigError, match=r"semantic_ids.path of its base, which is trial 0 \(maps/walk\) is relative"):
+        send("maps/walk", "[/a, /b]")
+    assert dashboard.jobs == []
+    send("/a", "[/a, /b]")
+    assert "/s/maps" not in dashboard.jobs[-1]["entrypoint"]
 
 
 def test_commands_on_a_run_find_it_on_the_storage(dashboard: FakeDashboard, project: Path) -> None:

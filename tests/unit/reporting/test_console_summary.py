@@ -8,6 +8,7 @@ from rich.console import Console
 
 from genrec.errors import DataError
 from genrec.reporting.console import console_summary, slices_summary
+from genrec.reporting.tables import slice_groups
 
 
 def printed(*arguments: object) -> str:
@@ -38,6 +39,14 @@ def test_slices_stand_under_their_kind() -> None:
     lines = [line.split() for line in stream.getvalue().splitlines() if line.strip()]
     assert ["4-7", "5,590", "25%", "0.0406", "0.0013"] in lines
     assert lines.index(["History", "length"]) < lines.index(["Type", "of", "the", "target"])
+
+
+def test_slices_of_a_few_users_have_no_standard_error() -> None:
+    evaluated = evaluation_in_depth()
+    evaluated["test"]["slices"]["history_length"]["4-7"]["num_users"] = 9
+    first, second = slice_groups(evaluated["test"], "ndcg@10")[0].rows
+    assert (first.num_users, first.value, first.standard_error) == ("9", "0.0406", "–")
+    assert second.standard_error == "0.0017"
 
 
 def test_no_slices_are_said_to_be_none() -> None:

@@ -130,6 +130,16 @@ def test_a_run_in_progress_gets_a_page(tmp_path: Path) -> None:
     assert "result" not in [attributes["id"] for attributes in shown.all("section")]
 
 
+def test_what_the_last_start_said_of_seldom_meant_settings_is_at_the_top(tmp_path: Path) -> None:
+    records = [
+        {**start_record(0), "cautions": ["The warm-up never ends."]},
+        {**start_record(9, resumed=True), "cautions": ["Cosines hardly differ."]},
+    ]
+    text, shown = report(write_run(tmp_path / "run", records))
+    assert '<p class="alert" role="note">Cosines hardly differ.</p>' in text
+    assert "never ends" not in shown.text
+
+
 def test_a_run_that_has_only_started_gets_a_page(tmp_path: Path) -> None:
     _, shown = report(write_run(tmp_path / "run", [start_record(0)]))
     assert "No training step has been recorded yet" in shown.text

@@ -1,13 +1,10 @@
 """The sentence encoder: BERT's arithmetic beside PyTorch's own layers, its folder's layout, and shards that stay."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from safetensors.torch import save_file
+from tiny_bert import DIM, HEADS, INNER, LAYERS, WORDS, bert_weights, write_encoder, write_tokenizer
 from torch import Tensor, nn
 
 from genrec.config import TextVectors
@@ -15,33 +12,6 @@ from genrec.errors import ConfigError, DataError
 from genrec.semantic import text_encoder
 from genrec.semantic.text_encoder import EncodedTexts, EncoderShape, SentenceEncoder, find_encoder, load_encoder
 from genrec.semantic.tokenizers_rows import quiet
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "nail", "polish", "hair", "oil"]
-DIM, HEADS, LAYERS, INNER = 8, 2, 2, 12
-
-
-def weights(seed: int = 0) -> dict[str, Tensor]:
-    """Random weights of a BERT, by the names of its files."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {
-        "embeddings.word_embeddings.weight": (len(WORDS), DIM),
-        "embeddings.position_embeddings.weight": (16, DIM),
-        "embeddings.token_type_embeddings.weight": (2, DIM),
-        "embeddings.LayerNorm.weight": (DIM,),
-        "embeddings.LayerNorm.bias": (DIM,),
-    }
-    for layer in range(LAYERS):
-        name = f"encoder.layer.{layer}"
-        for part, wide, narrow in (
-            *((f"attention.self.{part}", DIM, DIM) for part in ("query", "key", "value")),
-            ("attention.output.dense", DIM, DIM),
-            ("intermediate.dense", INNER, DIM),
-            ("output.dense", DIM, INNER),
-        ):
-            shapes |= {f"{name}.{part}.weight": (wide, narrow), f"{name}.{part}.bias": (wide,)}
-        for part in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes |= {f"{name}.{part}.weight": (DIM,), f"{name}.{part}.bias": (DIM,)}
-    return {name: torch.randn(shape, generator=generator) * 0.5 for name, shape in shapes.items()}
 
 
 def reference(found: dict[str, Tensor], ids: list[int]) -> Tensor:
@@ -68,24 +38,6 @@ def reference(found: dict[str, Tensor], ids: list[int]) -> Tensor:
     return hidden.detach()
 
 
-def write_encoder(folder: Path, **config: object) -> Path:
-    """A folder in the layout of sentence-transformers, but for the tokenizer's file."""
-    (folder / "1_Pooling").mkdir(parents=True)
-    told = {
-        "model_type": "bert", "hidden_act": "gelu", "hidden_size": DIM, "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS, "max_position_embeddings": 16, "layer_norm_eps": 1e-12,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(told | config))
-    pooling = {"word_embedding_dimension": DIM, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    modules = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 8}))
-    save_file(weights(), folder / "model.safetensors")
-    (folder / "tokenizer.json").write_text("{}")
-    return folder
-
-
 def split(texts: list[str]) -> list[list[int]]:
     """Words to ids, as a BERT's tokenizer would."""
     return [[2, *(WORDS.index(word) for word in text.split()), 3] for text in texts]
@@ -95,10 +47,10 @@ def test_the_forward_pass_is_that_of_bert(tmp_path) -> None:
     shape = EncoderShape.read(write_encoder(tmp_path / "e"), 100)
     assert (shape.max_tokens, shape.pooling, shape.normalize) == (8, "mean", True)
     texts = ["red nail polish", "hair", "", "red hair oil nail"]
-    found = SentenceEncoder(shape, weights(), split).encode(texts, texts_per_batch=3)
+    found = SentenceEncoder(shape, bert_weights(), split).encode(texts, texts_per_batch=3)
     for row, text in enumerate(texts):
         if text:
-            mean = reference(weights(), split([text])[0]).mean(dim=0)
+            mean = reference(bert_weights(), split([text])[0]).mean(dim=0)
             expected = nn.functional.normalize(mean, dim=0).numpy()
             np.testing.assert_allclose(found[row], expected, atol=1e-5)
         else:
@@ -133,7 +85,7 @@ def test_finished_shards_are_not_encoded_again(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(
         text_encoder,
         "load_encoder",
-        lambda folder, longest: Counting(EncoderShape.read(folder, longest), weights(), split),
+        lambda folder, longest: Counting(EncoderShape.read(folder, longest), bert_weights(), split),
     )
     config = TextVectors(name="text", encoder=str(encoder), texts_per_shard=2)
 
@@ -157,14 +109,10 @@ def test_finished_shards_are_not_encoded_again(tmp_path, monkeypatch) -> None:
 
 
 def test_a_real_tokenizer_file_is_read(tmp_path) -> None:
-    tokenizers = pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
+    pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
     folder = write_encoder(tmp_path / "e")
-    vocabulary = {word: number for number, word in enumerate(WORDS)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_tokenizer(folder)
     encoder = load_encoder(folder, 4)
     assert encoder.split(["red nail polish hair", "oil what"]) == [[2, 4, 5, 3], [2, 8, 1, 3]]
-    expected = SentenceEncoder(encoder.shape, weights(), split).encode(["red nail"], 1)
+    expected = SentenceEncoder(encoder.shape, bert_weights(), split).encode(["red nail"], 1)
     np.testing.assert_allclose(encoder.encode(["red nail"], 1), expected, atol=1e-6)

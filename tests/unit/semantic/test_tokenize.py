@@ -37,8 +37,8 @@ def test_a_map_is_made_of_the_sets_vectors(tmp_path) -> None:
     }  # fmt: skip
     told = json.loads((tmp_path / "map" / "health.json").read_text())
     assert told["health"]["num_items"] == 60
-    # Nothing is left beside the map but the lock.
-    assert {path.name for path in tmp_path.iterdir()} == {"set", "map", ".map.lock"}
+    # Nothing is left beside the map.
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "map"}
 
 
 def test_a_map_that_is_there_is_kept(tmp_path) -> None:

@@ -1,11 +1,18 @@
 """What a run says of settings that are allowed and seldom meant."""
 
+import io
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from genrec.config import config_from_dict, load_config
 from genrec.training.cautions import cautions
+from genrec.training.local import fit
+from genrec.training.progress import progress_of
+from genrec.training.start import open_run_directory
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -61,3 +68,18 @@ def test_shares_of_all_events_for_targets_of_some(loss: dict[str, object], count
 def test_the_configs_that_come_along_give_no_cause(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_DATA", "/data")
     assert cautions(load_config(path), num_steps=20_000) == []
+
+
+def test_the_console_of_a_run_shows_them(tmp_path: Path, write_prepared, make_config) -> None:
+    generator = np.random.default_rng(0)
+    sequences = [generator.integers(1, 30, 12).tolist() for _ in range(40)]
+    prepared = write_prepared(tmp_path / "set", sequences, num_items=30)
+    config = make_config(
+        prepared, "engine={name: torch}", f"runs_dir={tmp_path}", "train.max_steps=2", "optimizer.warmup_steps=64"
+    )
+    run = open_run_directory(config, fresh=False, say=lambda _: None)
+    console = Console(file=io.StringIO(), width=200)
+    with progress_of(run.metrics_path, console):
+        fit(config, run, time.time())
+    shown = console.file.getvalue()
+    assert "\nCaution: The learning rate still rises when the run ends, because optimizer.warmup_steps is 64" in shown

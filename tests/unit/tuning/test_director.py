@@ -6,6 +6,7 @@ import pytest
 from tiny_sweep import director_of, finish, loaded, validation
 
 from genrec.cli_tune import _end
+from genrec.config import SemanticIdsConfig
 from genrec.errors import ConfigError, DataError, RunError, StorageError
 from genrec.tuning.records import Progress, read_sweep, write_progress
 from genrec.tuning.sweep import _check_some_ran
@@ -92,6 +93,23 @@ def test_what_does_not_fit_into_memory_or_has_no_data_is_rejected(tmp_path, base
     director = director_of(*loaded(tmp_path, base, name="absent"), cluster=absent)
     assert director.next_trial() is None
     assert {trial.reason for trial in director.sweep.trials} == {"the codes are not there."}
+
+
+def test_maps_of_codes_are_named_by_whole_paths(tmp_path, base, monkeypatch) -> None:
+    """Ray Tune gives every trial a folder of its own to run in."""
+    monkeypatch.chdir(tmp_path)
+    space = {
+        "semantic_ids.path": {"choice": ["maps/a", "maps/b"]},
+        "model.dropout": {"choice": [0.25], "when": {"semantic_ids.path": ["maps/b"]}},
+    }
+    coded = base.model_copy(update={"semantic_ids": SemanticIdsConfig(path="maps/a")})
+    director = director_of(*loaded(tmp_path, coded, space=space, searcher={"name": "grid"}, budget={}))
+    searched = [trial.params for trial in iter(director.next_trial, None)]
+    maps = [str(tmp_path / "maps" / name) for name in "ab"]
+    assert searched == [
+        {"semantic_ids.path": maps[0]},  # the base, and not once more
+        {"semantic_ids.path": maps[1], "model.dropout": 0.25},
+    ]
 
 
 def test_many_rejected_trials_do_not_end_a_sweep_in_which_some_can_run(tmp_path, base, monkeypatch) -> None:
