@@ -63,13 +63,13 @@ class _View:
             self.progress.update(self.task, total=record["end_step"], completed=record["step"])
             how = f"resumed at step {record['step']}" if record["resumed"] else "started"
             self.progress.console.print(f"{how} after {record['seconds_to_first_step']:.0f} s")
-            for caution in record["cautions"]:
+            for caution in record.get("cautions", ()):
                 self.progress.console.print(f"Caution: {caution}", highlight=False, markup=False)
         elif kind == "train":
-            eta_s = record["eta_s"]
+            minutes, seconds = divmod(round(record["eta_s"]), 60)
             text = (
                 f"step {record['step']}  loss {record['loss']:.4f}  {record['events_per_s']:,.0f} events/s  "
-                f"data wait {100 * record['data_wait_fraction']:.1f}%  ETA {eta_s // 60:.0f}:{eta_s % 60:02.0f}"
+                f"data wait {100 * record['data_wait_fraction']:.1f}%  ETA {minutes}:{seconds:02d}"
             )
             self.progress.update(self.task, completed=record["step"], description=text)
             if not self.progress.console.is_terminal and time.monotonic() - self.said_s >= PLAIN_LINE_S:
