@@ -60,7 +60,7 @@ def sources(encoder: str) -> dict[str, Source]:
         "encoder": Source("sid_beauty_encoder", "sentence encoder", ("path=maps/encoder", text)),
         "words": Source("sid_beauty_words", "TF-IDF of keywords", ("path=maps/beauty", tfidf)),
         "rkmeans": Source("sid_beauty_rkmeans", "published, residual k-means", published("rkmeans")),
-        "letter": Source("sid_beauty_letter", "published, LETTER", published("letter")),
+        "letter": Source("sid_beauty_letter", "published, LETTER", (*published("letter"), "health.min_code_usage=0.7")),
     }
 
 
