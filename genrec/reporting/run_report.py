@@ -21,6 +21,7 @@ SECTIONS = (
     ("result", "Result"),
     ("slices", "Slices"),
     ("protocol", "Protocol"),
+    ("served", "Served otherwise"),
     ("curves", "Curves"),
     ("profile", "Profile"),
     ("starts", "Starts"),
@@ -59,6 +60,7 @@ def _page(run: RunDir) -> str:
         raise DataError(f"{run.root} has recorded nothing yet; start it with `genrec train CONFIG`, then report on it.")
     manifest, note = _manifest(config)
     result = run_sections.result(evaluation, metric, manifest.best_known if manifest else {})
+    served = run_sections.served(evaluation, read_evaluation(run.served_evaluation_path), metric)
     settings = tables.config_groups(config)
     profile = profile_section(read_profile(run))
     codes = codes_section(run, config)
@@ -67,6 +69,7 @@ def _page(run: RunDir) -> str:
         "result": result is not None,
         "slices": result is not None and bool(result["slices"]),
         "protocol": result is not None and bool(result["protocol"]),
+        "served": served is not None,
         "profile": profile is not None,
         "starts": bool(history.starts),
         "codes": codes is not None,
@@ -83,6 +86,7 @@ def _page(run: RunDir) -> str:
         figures=run_sections.key_figures(history, evaluation, metric),
         sections=[(name, title) for name, title in SECTIONS if present.get(name, True)],
         result=result,
+        served=served,
         metric=formats.metric_name(metric),
         charts=run_charts(history, metric),
         profile=profile,

@@ -122,6 +122,31 @@ def result(
     }
 
 
+def served(
+    evaluation: Mapping[str, Mapping[str, Any]], served: Mapping[str, Mapping[str, Any]], metric: str
+) -> dict[str, Any] | None:
+    """The table of `evaluation-served.json` beside the run's own metrics, and the lines in which the cards differ.
+
+    Of test, or of validation where test is missing; None without either.
+    """
+    name = next((name for name in ("test", "validation") if name in served), None)
+    if name is None:
+        return None
+    own, role = evaluation.get(name, {}), served[name]
+    text = f"{name.capitalize()} metrics of {formats.count(role.get('num_users'))} users, of the last "
+    text += "`genrec evaluate` with options that change who answers, beside the run's own."
+    if own and own.get("best_step") != role.get("best_step"):
+        text += f" The run's own are of step {own.get('best_step')} and these of step {role.get('best_step')}: "
+        text += "one of the two is left from an earlier evaluation."
+    before, card = own.get("protocol") or {}, role.get("protocol") or {}
+    return {
+        "text": text,
+        "rows": tables.result_rows({**role, "popularity": own.get("metrics")}, metric, {}),
+        "has_intervals": bool(role.get("intervals")),
+        "protocol": tables.protocol_rows({line: value for line, value in card.items() if value != before.get(line)}),
+    }
+
+
 def validations(history: History, metric: str) -> dict[str, Any]:
     """The last validations as a table, the best one always among them."""
     shown = history.validations[-MAX_VALIDATION_ROWS:]

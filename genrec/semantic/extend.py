@@ -17,7 +17,7 @@ from genrec.config import ExperimentConfig, PublishedTokenizer, SemanticIdsConfi
 from genrec.errors import ConfigError, DataError
 from genrec.semantic.collisions import Resolved
 from genrec.semantic.ids import CODES_FILE, MAP_FILE, SemanticIds, load_semantic_ids
-from genrec.semantic.map_folder import load_space, publish, work_folder
+from genrec.semantic.map_folder import check_files, load_space, publish, work_folder
 from genrec.semantic.published import read_published
 from genrec.semantic.tokenize import (
     VECTORS_FILE,
@@ -77,14 +77,16 @@ class Extended:
 def extend(config: ExperimentConfig, progress: Progress = quiet) -> Extended:
     """Gives the items of the prepared set that the map at `semantic_ids.path` does not know codes.
 
-    Raises DataError when there is no map, when the prepared set is not the map's with items added behind, and when new
-    items' vectors would be of another space; ConfigError when the config asks for another tokenizer than the map's.
+    Raises DataError when there is no map or a file of it is damaged, when the prepared set is not the map's with items
+    added behind, and when new items' vectors would be of another space; ConfigError when the config asks for another
+    tokenizer than the map's.
     """
     section = semantic_section(config)
     target = Path(section.path).absolute()
     with work_folder(target) as work:
         old = load_semantic_ids(target)
         _check_same(section, old)
+        check_files(target, old.origin.get("files", {}))
         items = item_ids(config.data.prepared)
         if not extends(old, items):
             check_catalogue(old, items, f"The map {section.path}", config.data.prepared)

@@ -12,13 +12,14 @@ renames; `MAP.vectors/` keeps what a text encoder has made and may be deleted.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from genrec.data.manifest import file_digest
 from genrec.errors import DataError
 from genrec.file_lock import locked
 from genrec.semantic.ids import CODES_FILE, MAP_FILE
@@ -28,7 +29,8 @@ from genrec.semantic.vectors import VectorState
 HEALTH_FILE, PAGE_FILE = "health.json", "health.html"
 SPACE_FILE, SPACE_TENSORS = "vectors.json", "vectors.safetensors"
 
-_OURS = {CODES_FILE, MAP_FILE, SHAPE_FILE, WEIGHTS_FILE, HEALTH_FILE, PAGE_FILE, SPACE_FILE, SPACE_TENSORS}
+_FOR_NEW_ITEMS = (SHAPE_FILE, WEIGHTS_FILE, SPACE_FILE, SPACE_TENSORS)
+_OURS = {CODES_FILE, MAP_FILE, HEALTH_FILE, PAGE_FILE, *_FOR_NEW_ITEMS}
 
 
 class MapExistsError(DataError):
@@ -100,6 +102,22 @@ def _restore(target: Path) -> None:
 
 def _replaced(target: Path) -> Path:
     return target.parent / f".{target.name}.replaced"
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that give new items codes, by name; published codes have none."""
+    return {name: file_digest(folder / name) for name in _FOR_NEW_ITEMS if (folder / name).is_file()}
+
+
+def check_files(folder: Path, told: Mapping[str, str]) -> None:
+    """Raises DataError unless the files that give new items codes are those with the digests `told`."""
+    found = file_digests(folder)
+    other = [name for name, digest in told.items() if found.get(name) != digest]
+    if other:
+        raise DataError(
+            f"{folder} has other content in {' and '.join(other)} than was saved there, so new items cannot get codes; "
+            "copy the whole folder again, or make the map again with `genrec tokenize CONFIG --overwrite`."
+        )
 
 
 def save_space(state: VectorState, folder: Path) -> None:

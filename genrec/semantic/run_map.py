@@ -1,12 +1,15 @@
 """The map that a model writes codes of: the one that a config names, and a made-up one where only its sizes matter."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from genrec.config import ExperimentConfig
+from genrec.config import ExperimentConfig, SemanticIdsConfig
+from genrec.config_errors import explain_validation_error
 from genrec.errors import DataError, RunError
-from genrec.semantic.ids import SemanticIds, load_semantic_ids
+from genrec.semantic.ids import MAP_FILE, SemanticIds, load_semantic_ids
 
 
 def semantic_ids_for(config: ExperimentConfig, num_items: int) -> SemanticIds | None:
@@ -23,6 +26,25 @@ def semantic_ids_for(config: ExperimentConfig, num_items: int) -> SemanticIds | 
             f"{num_items:,}; name the map of this set in semantic_ids.path, or make one with `genrec tokenize`."
         )
     return ids
+
+
+def as_made(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with the vectors, tokenizer and collisions that the map at `semantic_ids.path` was made with.
+
+    For a config that takes another map than its own: `genrec train` refuses a map of another tokenizer. Unchanged where
+    no map can be read; raises ConfigError where its settings are not of this version.
+    """
+    if config.semantic_ids is None:
+        return config
+    file = Path(config.semantic_ids.path) / MAP_FILE
+    try:
+        origin = json.loads(file.read_text(encoding="utf-8"))["origin"]
+        made = {name: origin[name] for name in ("vectors", "tokenizer", "collisions") if name in origin}
+    except (OSError, ValueError, KeyError, TypeError):  # whoever reads the map tells what is wrong with it
+        return config
+    values = config.semantic_ids.model_dump(mode="json") | made
+    section = explain_validation_error(SemanticIdsConfig, values, f"What {file} says of its making")
+    return config.model_copy(update={"semantic_ids": section})
 
 
 def check_map(trained: str | None, ids: SemanticIds | None, what: str) -> None:

@@ -23,7 +23,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -74,7 +73,16 @@ class EncoderShape:
 
     @classmethod
     def read(cls, folder: Path, max_tokens: int) -> "EncoderShape":
-        """The shape; raises ConfigError for an encoder of a kind that is not known here."""
+        """The shape; raises ConfigError for a kind of encoder that is not known here, DataError for a damaged one."""
+        try:
+            return cls._read(folder, max_tokens)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"The encoder in {folder} does not say its shape ({error!r}); copy its folder again."
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path, max_tokens: int) -> "EncoderShape":
         config = _json(folder / "config.json")
         sentence = _json(folder / "sentence_bert_config.json", {})
         modules = [str(module["type"]).rpartition(".")[2] for module in _json(folder / "modules.json", [])]
@@ -190,12 +198,16 @@ def load_encoder(folder: Path, max_tokens: int) -> SentenceEncoder:
     shape = EncoderShape.read(folder, max_tokens)
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.enable_truncation(shape.max_tokens)
+        tokenizer.no_padding()
         weights = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError, ValueError) as error:
-        raise DataError(f"The encoder in {folder} cannot be read ({error}); copy its folder again.") from error
-    tokenizer.enable_truncation(shape.max_tokens)
-    tokenizer.no_padding()
-    return SentenceEncoder(shape, weights, lambda texts: [found.ids for found in tokenizer.encode_batch(list(texts))])
+        encoder = SentenceEncoder(
+            shape, weights, lambda texts: [found.ids for found in tokenizer.encode_batch(list(texts))]
+        )
+        encoder.encode(["a"], 1)  # weights of other names or sizes are found before a catalogue is begun
+    except Exception as error:  # `tokenizers` raises nothing narrower
+        raise DataError(f"The encoder in {folder} cannot be read ({error!r}); copy its folder again.") from error
+    return encoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from genrec.semantic.map_folder import (
     PAGE_FILE,
     MapExistsError,
     check_target,
+    file_digests,
     publish,
     save_space,
     work_folder,
@@ -108,6 +109,7 @@ def tokenize(
             "collisions": section.collisions,
             "accepted": list(found),
             "error": made.error,
+            "files": file_digests(finished),
             "extensions": [],
         }
         semantic_ids = SemanticIds(with_padding(made.resolved.codes), made.resolved.sizes, items_digest(ids), origin)

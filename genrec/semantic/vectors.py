@@ -31,6 +31,7 @@ from genrec.data.schema import ITEM_VECTORS_FILE
 from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
 from genrec.inference.export import MODEL_FILE, find_export, read_export
+from genrec.inference.load import load_model
 from genrec.semantic.text_encoder import EncodedTexts
 from genrec.semantic.tokenizers_rows import Progress, quiet
 from genrec.semantic.vectors_texts import item_texts
@@ -261,6 +262,8 @@ def _of_export(config: ExportVectors, prepared: Path) -> VectorSource:
     folder = find_export(expand_path(config.path))
     export = read_export(folder)
     weight = export.state_dict.get(TABLE_WEIGHT)
+    if export.vectors is not None:  # the table holds what ids add to the vectors; as settled it is what is served
+        weight = load_model(folder).model.item_table.weight
     if weight is None:
         raise DataError(
             f"The model in {folder} has no table of item vectors ({TABLE_WEIGHT}); set semantic_ids.vectors.path to a "
@@ -270,7 +273,7 @@ def _of_export(config: ExportVectors, prepared: Path) -> VectorSource:
     rows = pc.index_in(item_ids(prepared), value_set=known).fill_null(-1).to_numpy().astype(np.int64)
     places = np.where(rows >= 0, rows + 1, -1)
     facts = {"dim": int(weight.shape[1]), "model": file_digest(folder / MODEL_FILE)}
-    return _Gathered(folder / MODEL_FILE, weight.float().numpy(), places, VectorState(facts))
+    return _Gathered(folder / MODEL_FILE, weight.detach().float().numpy(), places, VectorState(facts))
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:

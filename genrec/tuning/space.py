@@ -12,6 +12,7 @@ from genrec.config import ExperimentConfig, config_from_dict
 from genrec.config_errors import models_in, tags_of
 from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
+from genrec.semantic.run_map import as_made
 from genrec.tuning.config import Domain, SweepConfig, set_value
 
 Params = dict[str, Any]
@@ -135,14 +136,16 @@ def base_params(sweep: SweepConfig, base: Mapping[str, Any]) -> Params:
 def config_with(base: Mapping[str, Any], params: Params, origin: str) -> ExperimentConfig:
     """The base config with a trial's settings; raises ConfigError when they do not fit together.
 
-    Where a section becomes another kind (`model.name`), settings of the base that the new kind does not know go.
+    Where a section becomes another kind (`model.name`), settings of the base that the new kind does not know go. With
+    another map of codes come the settings that it was made with.
     """
     values = apply_overrides(base, [])
     for key, value in params.items():
         if key.endswith(".name") and value != value_of(values, key):
             _change_kind(values, key.split(".")[:-1], value)
         set_value(values, key, value)
-    return config_from_dict(values, origin)
+    config = config_from_dict(values, origin)
+    return as_made(config) if "semantic_ids.path" in params else config
 
 
 def _change_kind(values: dict[str, Any], path: list[str], kind: Any) -> None:

@@ -1,5 +1,6 @@
 """`write_report`: one page per run that is whole, safe, accessible and small."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -63,6 +64,29 @@ def test_slices_intervals_and_lists_are_shown(tmp_path: Path) -> None:
     ):
         assert words in shown.text
     assert "&lt;track&gt;" in text
+
+
+def test_what_another_model_answers_stands_beside_the_run(tmp_path: Path) -> None:
+    run = complete_run(tmp_path)
+    told = evaluation()["test"]
+    told["metrics"] = {name: 1.1 * value for name, value in told["metrics"].items()}
+    told["protocol"] = {**told["protocol"], "answered_by": "the 50 best of it in the order of the scores of <dense>"}
+    run.served_evaluation_path.write_text(json.dumps({"test": told}))
+    _, shown = report(run)
+    sections = [attributes["id"] for attributes in shown.all("section")]
+    assert sections[:3] == ["result", "protocol", "served"]
+    check_accessible(shown)
+    part = shown.text[shown.text.index("Metric Served The run's own Ratio") : shown.text.index("Curves Over")]
+    assert "NDCG@10 0.0447 0.0406 1.1×" in part
+    assert "Answered by the 50 best of it in the order of the scores of <dense>" in part
+    assert "Ties" not in part  # a line in which the two agree
+    assert "left from an earlier evaluation" not in shown.text
+    told["best_step"] = 600
+    run.served_evaluation_path.write_text(json.dumps({"test": told}))
+    assert "own are of step 1320 and these of step 600" in report(run)[1].text
+    run.served_evaluation_path.write_text("{")
+    with pytest.raises(DataError, match=r"evaluation-served.json is damaged"):
+        write_report(run)
 
 
 def test_a_complete_run_shows_everything(complete: tuple[str, Page]) -> None:

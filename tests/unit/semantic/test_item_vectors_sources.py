@@ -9,11 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from semantic_sets import map_config, write_set
+from prepared_sets import make_config
+from semantic_sets import map_config, nested_vectors, write_set
 
 from genrec.config import TfidfVectors
+from genrec.data.item_vectors import vectors_for
 from genrec.errors import ConfigError, DataError
 from genrec.inference.export import write_export
+from genrec.models.build import build_model
+from genrec.models.fused_table import settle
 from genrec.semantic.vectors import ItemVectorRows, VectorState, open_vectors, write_vectors
 from genrec.semantic.vectors_texts import item_texts
 from genrec.semantic.vectors_tfidf import fit_tfidf
@@ -144,3 +148,14 @@ def test_the_table_of_an_export_is_joined_by_id(tmp_path) -> None:
     write_export(tmp_path / "export", other, map_config(old), old / "items.parquet", {"step": 2})
     with pytest.raises(DataError, match="New items need vectors of the space that the map was made in: model was"):
         open_vectors(config, config.semantic_ids, source.state)
+
+
+def test_the_table_of_a_model_that_reads_vectors_is_the_one_that_it_serves_with(tmp_path) -> None:
+    prepared = write_set(tmp_path / "set", 12, nested_vectors(12))
+    model = "model={name: sasrec, dim: 8, num_layers: 1, num_heads: 1}"
+    config = make_config(prepared, "data.item_vectors.path=v.npy", "inputs.item_vectors.ids=false", model)
+    built = build_model(config, 12, item_vectors=vectors_for(config, prepared))
+    write_export(tmp_path / "export", built.state_dict(), config, prepared / "items.parquet", {"step": 1})
+    found = written(vector_config(prepared, name="export", path=str(tmp_path / "export")), tmp_path)
+    settle(built)
+    np.testing.assert_allclose(found.vectors, built.item_table.weight[1:].numpy(), rtol=1e-6)

@@ -116,3 +116,18 @@ def test_a_real_tokenizer_file_is_read(tmp_path) -> None:
     assert encoder.split(["red nail polish hair", "oil what"]) == [[2, 4, 5, 3], [2, 8, 1, 3]]
     expected = SentenceEncoder(encoder.shape, bert_weights(), split).encode(["red nail"], 1)
     np.testing.assert_allclose(encoder.encode(["red nail"], 1), expected, atol=1e-6)
+
+
+def test_a_damaged_encoder_is_told_before_anything_is_encoded(tmp_path) -> None:
+    pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
+    with pytest.raises(DataError, match=r"The encoder in .*empty cannot be read \(.*; copy its folder again"):
+        load_encoder(write_encoder(tmp_path / "empty"), 4)  # a tokenizer.json without a model
+    for name, config in (("deep", {"num_hidden_layers": LAYERS + 1}), ("wide", {"hidden_size": 2 * DIM})):
+        folder = write_encoder(tmp_path / name, **config)
+        write_tokenizer(folder)
+        with pytest.raises(DataError, match=rf"The encoder in .*{name} cannot be read"):
+            load_encoder(folder, 4)
+    for told in ("[]", "{}"):
+        (folder / "config.json").write_text(told)
+        with pytest.raises(DataError, match=r"wide does not say its shape"):
+            EncoderShape.read(folder, 4)

@@ -147,6 +147,22 @@ def test_a_killed_swap_is_put_right(tmp_path) -> None:
     assert load_semantic_ids(tmp_path / "map").num_items == 60
 
 
+def test_a_damaged_file_is_told_even_where_there_is_nothing_to_add(tmp_path) -> None:
+    config = map_config(write_set(tmp_path / "set", 60, nested_vectors(60)))
+    tokenize(config)
+    for name in ("tokenizer.safetensors", "vectors.json"):
+        path = tmp_path / "map" / name
+        whole = path.read_bytes()
+        for damaged in (whole[:-1] + b"?", whole[:5], None):  # another byte, cut, gone
+            path.unlink()
+            if damaged is not None:
+                path.write_bytes(damaged)
+            with pytest.raises(DataError, match=rf"map has other content in {name} than was saved there"):
+                extend(config)
+            path.write_bytes(whole)
+    assert extend(config).num_new == 0
+
+
 @pytest.mark.slow
 def test_two_processes_make_the_map_that_one_makes(tmp_path) -> None:
     prepared = write_set(tmp_path / "set", 200, nested_vectors(200))

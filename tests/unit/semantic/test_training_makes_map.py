@@ -15,6 +15,7 @@ from genrec.semantic import tokenize as tokenize_module
 from genrec.semantic.ids import load_semantic_ids
 from genrec.semantic.tokenize import ensure_map
 from genrec.training.start import check_fit
+from genrec.tuning.space import config_with
 
 CODES = ("model={name: code-decoder, dim: 8, num_layers: 1, num_heads: 2}", "loss={name: full-softmax}")
 
@@ -72,6 +73,21 @@ def test_a_map_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     other = config_of(tmp_path / "again", 60, *CODES, *more)
     with pytest.raises(DataError, match=r"made with another tokenizer \(iterations: .* -> 7\).*--overwrite"):
         ensure_map(other)
+
+
+def test_a_trial_that_takes_another_map_can_be_trained_by_itself(tmp_path: Path) -> None:
+    """A sweep searches semantic_ids.path: what it writes down names the tokenizer of the map that it has chosen."""
+    config = config_of(tmp_path, 60, *CODES)
+    other = f"semantic_ids.path={tmp_path / 'other'}"
+    made = config_of(tmp_path / "again", 60, *CODES, other, "semantic_ids.tokenizer.sizes=[5, 3]")
+    ensure_map(made)
+    chosen = config_with(config.model_dump(mode="json"), {"semantic_ids.path": str(tmp_path / "other")}, "a trial")
+    assert chosen.semantic_ids is not None and made.semantic_ids is not None
+    assert chosen.semantic_ids.tokenizer == made.semantic_ids.tokenizer
+    ensure_map(chosen)
+    missing = config_with(config.model_dump(mode="json"), {"semantic_ids.path": str(tmp_path / "no")}, "a trial")
+    with pytest.raises(DataError, match="holds no map of semantic ids that can be read"):
+        check_fit(missing, load_manifest(config.data.prepared))
 
 
 def test_a_model_without_codes_needs_no_map(tmp_path: Path) -> None:
