@@ -158,7 +158,7 @@ def _weights(folder: str | Path) -> Path:
 
 def in_cache(rows: Tensor) -> tuple[Tensor, ...]:
     """`rows` [num_rows, dim] in stretches that a core's cache holds, for several passes over each; a GPU takes all."""
-    return rows.split(max(MIN_STRETCH, CACHE_BYTES // (4 * rows.shape[1]))) if rows.is_cpu else (rows,)
+    return torch.split(rows, max(MIN_STRETCH, CACHE_BYTES // (4 * rows.shape[1]))) if rows.is_cpu else (rows,)
 
 
 def squared_distances(rows: Tensor, points: Tensor) -> Tensor:
