@@ -184,6 +184,9 @@ class HealthConfig(Section):
     min_neighbours: float | None = Field(
         None, ge=0, le=1, description="share of an item's nearest items that are nearest by their codes too"
     )
+    min_purity: float | None = Field(
+        None, ge=0, le=1, description="share of items that have the most common type of their first code's items"
+    )
     max_without_vector: float = Field(0.05, ge=0, le=1, description="share of items that have no vector")
     num_neighbours: int = Field(10, ge=1, description="nearest items that are compared")
     sample_items: int = Field(10_000, ge=2, description="items among which nearest ones are looked for")

@@ -140,6 +140,7 @@ def problems(health: Health, config: HealthConfig) -> list[str]:
     least_even = min(health.levels, key=lambda level: level.evenness)
     error = health.reconstruction[-1] if health.reconstruction else None
     kept = health.neighbours.kept if health.neighbours else None
+    purity = health.purity[0] if health.purity else None
     found: list[str] = []
     for name, text, value, most in (
         ("max_collision_rate", "share of items with another's codes", health.collision_rate, config.max_collision_rate),
@@ -153,6 +154,7 @@ def problems(health: Health, config: HealthConfig) -> list[str]:
         ("min_code_usage", "share of a level's codes in use", least_used.usage, config.min_code_usage),
         ("min_entropy", "evenness of a level's codes", least_even.evenness, config.min_entropy),
         ("min_neighbours", "share of nearest items kept", kept, config.min_neighbours),
+        ("min_purity", "share of items with their first code's type", purity, config.min_purity),
     ):
         if value is not None and least is not None and value < least:
             found.append(f"{text} {value:.4g}, at least {least:.4g} by {name}")

@@ -81,6 +81,14 @@ def test_the_gate_names_the_numbers(threshold: dict[str, float], sentence: str) 
     assert sentence in str(refused.value) and "--accept-unhealthy" in str(refused.value)
 
 
+def test_the_gate_looks_at_types_where_there_are_some() -> None:
+    mixed = measured((1, 2, 1, 2, 1, 2, 1, 2))
+    (found,) = problems(mixed, HealthConfig(min_purity=0.6))
+    assert found == "share of items with their first code's type 0.5, at least 0.6 by min_purity"
+    assert problems(measured(), HealthConfig(min_purity=1.0)) == []
+    assert problems(measured((1,) * 8), HealthConfig(min_purity=1.0)) == [], "one type says nothing of the codes"
+
+
 def test_the_page_and_the_tables_show_the_numbers() -> None:
     health = measured()
     page = health_page(health, "beauty", ("bad",))
