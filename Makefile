@@ -40,8 +40,14 @@ quickstart: install ## From a synthetic log to a trained model, recommendations 
 	$(BIN)/genrec report runs/quickstart
 	@echo "Open $(CURDIR)/runs/quickstart/report.html"
 
-test: install ## Every test that needs neither a GPU nor many minutes
-	$(BIN)/pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+# Tests that start Ray, or workers of their own, take turns; the others run side by side, one file on each core.
+TURNS := tests/distributed tests/e2e tests/unit/data/test_ray_session.py
+# pytest's status where nothing was chosen, by -k among PYTEST_ARGS say
+NO_TEST := 5
+
+test: install ## Every test that needs neither a GPU nor many minutes, on two cores
+	$(BIN)/pytest -m "not slow and not gpu" $(TURNS) $(PYTEST_ARGS) || [ $$? -eq $(NO_TEST) ]
+	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile tests/guards tests/unit $(TURNS:%=--ignore=%) $(PYTEST_ARGS)
 
 test-slow: install ## The tests that take minutes
 	$(BIN)/pytest -m "slow and not gpu" $(PYTEST_ARGS)
