@@ -20,6 +20,7 @@ ResultT = TypeVar("ResultT")
 
 _OBJECT_STORE_BYTES = 500 * 2**20
 _KNOCK_TIMEOUT_S = 10.0
+_LEFT_OVER_S = 30.0  # for tasks that run when another one fails: what they write is cleaned up behind them
 _START_ATTEMPTS = 3
 _TASKS_PER_CPU = 16  # handed to Ray at a time; a slow one must not leave the others without work
 _MIN_CPUS = 2  # logical: one task must be able to run while another one waits for the disk
@@ -134,8 +135,10 @@ def map_tasks(function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT]) -> I
             running.extend(call.remote(function, task) for task in islice(waiting, 1))
             yield result
     finally:
-        for task in running:
-            ray.cancel(task)
+        # Not cancelled: where a task ends while Ray 2.60 cancels it, Ray ends this process
+        # ("Tried to complete task that was not pending").
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=_LEFT_OVER_S)
 
 
 def call_task(function: Callable[[TaskT], ResultT], task: TaskT) -> tuple[ResultT | None, GenrecError | None]:
