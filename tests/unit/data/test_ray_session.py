@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,19 @@ def test_a_mistake_of_the_user_arrives_as_it_was_raised() -> None:
     assert caught.value.__cause__ is None
     with pytest.raises(DataError, match=r"No space left on device.*free some disk space"):
         list(map_tasks(_square(), [14]))
+
+
+def test_tasks_beside_a_mistake_have_ended_when_it_arrives(tmp_path: Path) -> None:
+    def write_late(number: int) -> None:
+        if number == 0:
+            raise DataError("0 is nothing; leave it out.")
+        time.sleep(1)
+        (tmp_path / "late").touch()
+
+    ensure_ray()
+    with pytest.raises(DataError, match="0 is nothing"):
+        list(map_tasks(write_late, [0, 1]))
+    assert (tmp_path / "late").exists(), "else it would be written while the folder is cleaned up"
 
 
 def test_a_mistake_of_ours_is_not_hidden() -> None:
