@@ -2,6 +2,7 @@
 
     python benchmarks/losses.py [--items 3416] [--dims 64 128] [--rounds 5] [--only full own-256] [--threads 1]
     python benchmarks/losses.py --only full deepspeed-linear deepspeed-chunked
+    python benchmarks/losses.py --only full --matmul-precision medium
 
 The catalogue is as large as MovieLens-1M's. A step is forward, backward and AdamW of SASRec (2 layers, 2 heads, dropout
 0.2) over 32 windows of 200 random events, 6,400 targets, in this process. `loss` times the loss alone, forward and
@@ -162,6 +163,9 @@ def measure(arguments: argparse.Namespace) -> Result:
             for name, contender in list(contenders.items()):
                 for what, run in (("loss", contender.loss), ("step", contender.step)):
                     row: Row = {"dim": dim, "loss": name, "what": what, "round": number}
+                    torch.set_float32_matmul_precision(
+                        "highest" if name == MATERIALISED else arguments.matmul_precision
+                    )
                     try:
                         wall, processor = seconds(run)
                     except (MemoryError, RuntimeError) as error:
@@ -190,7 +194,8 @@ def measure(arguments: argparse.Namespace) -> Result:
             print(key, json.dumps(medians[key]), flush=True)
     return result_of(
         __file__,
-        config={"items": arguments.items, "threads": arguments.threads, "losses": LOSSES},
+        config={name: getattr(arguments, name) for name in ("items", "threads", "matmul_precision")}
+        | {"losses": LOSSES},
         rows=rows,
         medians=medians,
         packages=("torch", "deepspeed"),
@@ -207,6 +212,7 @@ def main() -> None:
         "--only", nargs="+", choices=[*LOSSES, *list(OTHERS)[1:]], help="these losses beside the materialised one"
     )
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--matmul-precision", choices=["highest", "high", "medium"], default="highest")
     arguments = parser.parse_args()
     write_result(arguments.json, measure(arguments))
 

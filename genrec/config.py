@@ -9,7 +9,7 @@ depends on how many workers there are.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,7 +32,11 @@ from genrec.config_data import SequenceTextSource as SequenceTextSource
 from genrec.config_data import Source as Source
 from genrec.config_data import Split as Split
 from genrec.config_data import SyntheticSource as SyntheticSource
-from genrec.config_data import kind_by_default
+from genrec.config_engine import AutoConfig as AutoConfig
+from genrec.config_engine import DeepSpeedConfig as DeepSpeedConfig
+from genrec.config_engine import Engine as Engine
+from genrec.config_engine import EngineSection as EngineSection
+from genrec.config_engine import TorchConfig as TorchConfig
 from genrec.config_errors import explain_validation_error, read_yaml
 from genrec.config_heads import ActionHeadConfig as ActionHeadConfig
 from genrec.config_heads import DwellHeadConfig as DwellHeadConfig
@@ -72,40 +76,6 @@ from genrec.errors import ConfigError
 from genrec.overrides import apply_overrides
 
 RUN_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-
-
-class DeepSpeedConfig(Section):
-    """DeepSpeed: ZeRO shards optimizer state (1), gradients (2) and weights (3) over the workers."""
-
-    name: Literal["deepspeed"] = "deepspeed"
-    zero_stage: int = Field(2, ge=0, le=3, description="0, 1, 2 or 3")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 keeps fp32 master weights")
-    offload_optimizer: bool = Field(False, description="optimizer state in host memory (stage 1 to 3, GPU only)")
-
-    @model_validator(mode="after")
-    def _offload(self) -> "DeepSpeedConfig":
-        if self.offload_optimizer and self.zero_stage == 0:
-            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3, not 0; raise zero_stage")
-        return self
-
-
-class TorchConfig(Section):
-    """Plain PyTorch: every worker holds everything. The reference that ZeRO is tested against."""
-
-    name: Literal["torch"]
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 is autocast over fp32 weights")
-
-
-class AutoConfig(Section):
-    """The engine that a plan finds fastest of those that fit (docs/planning.md); a run keeps the one it began with."""
-
-    name: Literal["auto"]
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="that of the engine which is picked")
-
-
-Engine = Annotated[
-    DeepSpeedConfig | TorchConfig | AutoConfig, Field(discriminator="name"), kind_by_default("deepspeed")
-]
 
 
 class TrainConfig(Section):

@@ -22,7 +22,7 @@ from genrec.planning.hardware import measure_gemm
 from genrec.training.context import WorkerContext
 from genrec.training.engine import Engine, build_engine, import_deepspeed
 from genrec.training.hooks import LogHook
-from genrec.training.loop import train
+from genrec.training.loop import matmul_precision, train
 from genrec.training.meters import StepMeter
 from genrec.training.profile import step_seconds
 from genrec.training.state import TrainState
@@ -124,10 +124,12 @@ def _train_steps(config: ExperimentConfig, context: WorkerContext, manifest: Man
 def gemm_flops(config: ExperimentConfig, device: torch.device) -> float:
     """The rate of a matrix product, in bf16 or in fp32, whichever is faster.
 
-    A step in bf16 computes its loss in fp32, and on a processor without bf16 that is many times as fast.
+    A step in bf16 computes its loss in fp32, and on a processor without bf16 that is many times as fast. Products in
+    fp32 are as exact as the step's.
     """
     dtypes = {torch.float32, torch.bfloat16 if config.engine.precision == "bf16" else torch.float32}
-    return max(measure_gemm(device, dtype, size=GEMM_SIZE, budget_s=GEMM_S) for dtype in dtypes)
+    with matmul_precision(config):
+        return max(measure_gemm(device, dtype, size=GEMM_SIZE, budget_s=GEMM_S) for dtype in dtypes)
 
 
 def _import_all(config: ExperimentConfig, device: torch.device) -> None:

@@ -65,6 +65,7 @@ def _predicted(config: ExperimentConfig) -> Row:
 
 def _utilisation(config: ExperimentConfig, readings: Sequence[dict[str, Any]]) -> Row:
     from genrec.planning.hardware import mfu_of
+    from genrec.planning.machine import precision_of
 
     manifest = load_manifest(config.data.prepared)
     steps = zip(*(reading["lengths"] for reading in readings), strict=True)
@@ -73,7 +74,7 @@ def _utilisation(config: ExperimentConfig, readings: Sequence[dict[str, Any]]) -
     seconds = max(reading["seconds"] for reading in readings) / len(lengths)
     rates = [reading["gemm_flops"] for reading in readings]
     gemm = None if None in rates else mean(rates)
-    precision, name = config.engine.precision, readings[0]["device_name"]
+    precision, name = precision_of(config), readings[0]["device_name"]
     mfu = mfu_of(flops / seconds, len(readings), precision, device_name=name, gemm=gemm)
     row: Row = {"flops_per_step": round(flops)}
     return row | ({} if mfu is None else {"mfu": round(mfu.value, 5), "mfu_of": mfu.of})

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 PUBLISHED = "of the published peak"
 MEASURED = "of the GEMM rate measured in the same run"
@@ -32,6 +32,12 @@ class Gpu:
     bf16_flops: float
     fp32_flops: float
     memory_bytes: int
+
+    def peak(self, precision: Precision) -> float:
+        """Dense peak, FLOP/s: TF32 has half of bf16's where there are such units; 0 where there are none for bf16."""
+        if precision == "tf32":
+            return self.bf16_flops / 2 or self.fp32_flops
+        return self.bf16_flops if precision == "bf16" else self.fp32_flops
 
 
 _GB = 10**9
@@ -80,7 +86,7 @@ def peak_flops(device_name: str, precision: Precision) -> float | None:
     gpu = find_gpu(device_name)
     if gpu is None:
         return None
-    return (gpu.bf16_flops if precision == "bf16" else gpu.fp32_flops) or None
+    return gpu.peak(precision) or None
 
 
 def memory_of(device_name: str) -> int | None:

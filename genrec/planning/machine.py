@@ -12,7 +12,7 @@ from genrec.config_data import Section
 from genrec.config_errors import explain_validation_error, read_yaml
 from genrec.errors import ConfigError
 from genrec.planning.fit import available_bytes
-from genrec.planning.hardware import GPUS, Precision, find_gpu, measure_gemm
+from genrec.planning.hardware import GPUS, Gpu, Precision, find_gpu, measure_gemm
 
 CPU_GEMM_FLOPS_PER_CORE = 50e9
 """fp32, where it is not measured: a core of a server of 2020."""
@@ -59,6 +59,8 @@ class Machine:
     is_published           whether `peak_flops` is a published peak
     memory_bytes           what one worker has
     bytes_per_s            of the memory that the optimizer works in
+    loss_slowdown          times that a FLOP of the loss takes longer than one of the model: it is fp32, or TF32, also
+                           where the model is bf16
     """
 
     name: str
@@ -72,6 +74,7 @@ class Machine:
     bytes_per_s: float
     intra_node_bytes_per_s: float
     inter_node_bytes_per_s: float
+    loss_slowdown: float = 1.0
 
     @property
     def workers(self) -> int:
@@ -98,7 +101,7 @@ def read_cluster(path: str | Path, config: ExperimentConfig) -> Machine:
     gpu = None if found.gpu is None else find_gpu(found.gpu)
     peak = found.peak_flops
     if peak is None and gpu is not None and on_gpu:
-        peak = gpu.bf16_flops if precision == "bf16" else gpu.fp32_flops
+        peak = gpu.peak(precision)
     if not on_gpu:
         peak = peak or CPU_GEMM_FLOPS_PER_CORE * found.cpu_cores_per_node / per_node
     if not peak:
@@ -117,6 +120,7 @@ def read_cluster(path: str | Path, config: ExperimentConfig) -> Machine:
         bytes_per_s=GPU_BYTES_PER_S if on_gpu else CPU_BYTES_PER_S / per_node,
         intra_node_bytes_per_s=found.intra_node_bytes_per_s,
         inter_node_bytes_per_s=found.inter_node_bytes_per_s,
+        loss_slowdown=loss_slowdown(config, gpu if on_gpu else None),
     )
 
 
@@ -150,7 +154,7 @@ def this_machine(config: ExperimentConfig, *, measure: bool) -> Machine:
 def _local_gpus(config: ExperimentConfig, workers: int, host: float) -> Machine:
     name = torch.cuda.get_device_name()
     gpu, precision = find_gpu(name), precision_of(config)
-    peak = None if gpu is None else (gpu.bf16_flops if precision == "bf16" else gpu.fp32_flops)
+    peak = None if gpu is None else gpu.peak(precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return Machine(
         name=f"this machine, {workers} {name}",
@@ -164,9 +168,19 @@ def _local_gpus(config: ExperimentConfig, workers: int, host: float) -> Machine:
         bytes_per_s=GPU_BYTES_PER_S,
         intra_node_bytes_per_s=50e9,
         inter_node_bytes_per_s=50e9,
+        loss_slowdown=loss_slowdown(config, gpu),
     )
 
 
 def precision_of(config: ExperimentConfig) -> Precision:
-    """The precision that products are computed in."""
-    return config.engine.precision
+    """The precision that a model's products are computed in."""
+    engine = config.engine
+    return "tf32" if engine.precision == "fp32" and engine.matmul_precision != "highest" else engine.precision
+
+
+def loss_slowdown(config: ExperimentConfig, gpu: Gpu | None) -> float:
+    """See `Machine`; 1 where the GPU is unknown, and on a CPU."""
+    if gpu is None:
+        return 1.0
+    of_loss: Precision = "fp32" if config.engine.matmul_precision == "highest" else "tf32"
+    return max(1.0, gpu.peak(precision_of(config)) / gpu.peak(of_loss))

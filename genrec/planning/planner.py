@@ -215,9 +215,9 @@ def make_plan(
 
 def _variants(config: ExperimentConfig, machine: Machine, *, engines_only: bool) -> Iterator[tuple[str, ...]]:
     """Overrides of every option."""
-    precision = config.engine.precision
-    engines: list[dict[str, Any]] = [{"name": "torch", "precision": precision}]
-    engines += [{"name": "deepspeed", "zero_stage": stage, "precision": precision} for stage in range(4)]
+    precision = {"precision": config.engine.precision, "matmul_precision": config.engine.matmul_precision}
+    engines: list[dict[str, Any]] = [{"name": "torch", **precision}]
+    engines += [{"name": "deepspeed", "zero_stage": stage, **precision} for stage in range(4)]
     if machine.on_gpu:
         engines += [{**engine, "offload_optimizer": True} for engine in engines[2:]]
     parts = [config.batch.micro_batches_per_step] if engines_only else shared_parts(config, machine.workers)

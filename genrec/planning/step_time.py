@@ -121,7 +121,8 @@ def predict_step(
     sharding, accumulation = sharding_of(config, workers), config.accumulation(workers)
     recomputes = getattr(config.model, "recompute", "none") != "none"
     again, flops = (RECOMPUTE if recomputes else 1), work.flops
-    compute = ((flops.total - flops.loss) * again + flops.loss) / workers / calibration.flops_per_s
+    of_loss = flops.loss * machine.loss_slowdown
+    compute = ((flops.total - flops.loss) * again + of_loss) / workers / calibration.flops_per_s
     if calibration.kept_bytes_per_s is not None:
         compute += work.kept_bytes * again / workers / calibration.kept_bytes_per_s
     sent = sent_bytes(config, size, workers)

@@ -43,6 +43,10 @@ WORDS = {
     "batch.tokens_per_step": ("tokens_per_step", "events in one step, of all workers together"),
     "model.dim": ("dim", "numbers in the vector of an item: how wide the model is"),
     "engine.precision": ("precision", "fp32 computes with 32 bits a number, bf16 with 16"),
+    "engine.matmul_precision": (
+        "matmul_precision",
+        "how exact products of fp32 matrices are: highest fp32, high TF32 on a GPU, medium bf16",
+    ),
     "model.recompute": ("recompute", "whether layers are computed again in the backward pass, to hold less memory"),
     "peak_bytes": (
         "Peak memory",

@@ -19,11 +19,13 @@ def summary(config: ExperimentConfig, history: History) -> str:
     planned = str(fewest) if fewest == most else f"{fewest} to {most}"
     workers = str((history.starts[-1].workers if history.starts else None) or planned)
     engine = f"DeepSpeed ZeRO-{config.engine.zero_stage}" if config.engine.name == "deepspeed" else "plain PyTorch"
+    products = config.engine.matmul_precision
+    precision = config.engine.precision + ("" if products == "highest" else f" (products at {products})")
     parts = (
         config.model.name,
         config.loss.name.replace("-", " "),
         f"{config.data.source.name} log",
-        f"{engine}, {config.engine.precision}",
+        f"{engine}, {precision}",
         f"{workers} worker{'s' if workers != '1' else ''}",
     )
     return " · ".join(parts)

@@ -1,7 +1,8 @@
 """The training loop: one loop for every model, engine and launcher. Everything optional is a hook."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -53,7 +54,8 @@ def train(
         seed_micro_batch(config.seed, batch.micro_batch_id)
         lr = learning_rate(state.step, end_step, config.optimizer)
         clock.switch("to_device")
-        loss_sum, parts = engine.micro_step(batch.to(device), lr=lr, last=last)
+        with matmul_precision(config):
+            loss_sum, parts = engine.micro_step(batch.to(device), lr=lr, last=last)
         losses.append((batch.micro_batch_id, loss_sum))
         for name, part in parts.items():
             tasks[name] = tasks.get(name, 0.0) + part
@@ -78,6 +80,17 @@ def train(
             hook.after_step(state, meter)
         if state.stop_reason is not None or state.step >= end_step:
             return
+
+
+@contextmanager
+def matmul_precision(config: ExperimentConfig) -> Iterator[None]:
+    """Computes fp32 matrix products as `engine.matmul_precision` says, and as before afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(config.engine.matmul_precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def seed_micro_batch(seed: int, micro_batch_id: MicroBatchId | None) -> None:

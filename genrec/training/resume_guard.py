@@ -40,7 +40,7 @@ FREE = (
 )
 """Settings, or whole sections, that a resumed run may change without being asked."""
 
-ON_REQUEST = ("engine.precision", "evaluation", "optimizer", "train", "loss")
+ON_REQUEST = ("engine.matmul_precision", "engine.precision", "evaluation", "optimizer", "train", "loss")
 """Settings, or whole sections, that `--allow-change` may name."""
 
 KINDS = ("optimizer.name", "optimizer.table.name", "loss.learn_temperature")

@@ -92,7 +92,8 @@ def _with_engine(
     if saved is None and newest is not None and (values := read_info(store, newest).config) is not None:
         saved = config_from_dict({**values, "runs_dir": config.runs_dir}, f"the config in {store}/{newest}")
     if saved is not None and not isinstance(saved.engine, AutoConfig):
-        engine = saved.engine.model_copy(update={"precision": config.engine.precision})
+        own = {"precision": config.engine.precision, "matmul_precision": config.engine.matmul_precision}
+        engine = saved.engine.model_copy(update=own)
         say(f"engine: auto keeps what the run began with, {engine_words(saved)}.")
         return config_from_dict({**config.model_dump(mode="json"), "engine": engine.model_dump(mode="json")})
     from genrec.planning.choose import pick_engine  # imports torch

@@ -28,6 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "genrec.config",
         "genrec.config_cluster",
         "genrec.config_data",
+        "genrec.config_engine",
         "genrec.config_heads",
         "genrec.config_losses",
         "genrec.config_models",

@@ -38,14 +38,15 @@ def have(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def test_the_pick_is_saved_and_said_and_kept(config: Callable[..., ExperimentConfig]) -> None:
-    auto, said = config("engine={name: auto}"), []
+    auto, said = config("engine={name: auto, matmul_precision: high}"), []
     run = open_run_directory(auto, fresh=False, say=said.append)
     saved = load_saved_config(run.config_path)
     assert saved.engine.name == "torch"  # one worker has nobody to share with
+    assert saved.engine.matmul_precision == "high"
     assert said == [text for text in said if text.startswith("engine: auto picked torch because it is the fastest")]
     train_here(auto, run, 0.0)
     # A run that has begun with another engine keeps that, whatever would be picked now.
-    other = open_run_directory(config("engine.zero_stage=1"), fresh=False, say=said.append)
+    other = open_run_directory(config("engine={zero_stage: 1, matmul_precision: high}"), fresh=False, say=said.append)
     assert load_saved_config(other.config_path).engine.model_dump()["zero_stage"] == 1
     said.clear()
     again = open_run_directory(auto, fresh=False, say=said.append)

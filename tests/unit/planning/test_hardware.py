@@ -31,7 +31,12 @@ def test_unknown_devices_have_no_peak() -> None:
     assert peak_flops("NVIDIA H1000", "bf16") is None
     assert memory_of("some CPU") is None
     assert peak_flops("Tesla T4", "bf16") is None
-    assert peak_flops("Tesla T4", "fp32") == 8.1e12
+    assert peak_flops("Tesla T4", "fp32") == peak_flops("Tesla T4", "tf32") == 8.1e12
+
+
+def test_tf32_has_half_of_what_bf16_has() -> None:
+    assert peak_flops("NVIDIA A100-SXM4-80GB", "tf32") == 156e12
+    assert peak_flops("NVIDIA H100 80GB HBM3", "tf32") == 494.5e12
 
 
 def test_a_measured_rate_is_a_rate_and_puts_threads_back() -> None:

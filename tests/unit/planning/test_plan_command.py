@@ -103,6 +103,29 @@ def test_offload_is_for_gpus(config: Callable[..., ExperimentConfig], tmp_path: 
     assert "ZeRO-3" in engines
 
 
+@pytest.mark.parametrize(
+    ("engine", "peak", "slowdown"),
+    [
+        ({}, 67e12, 1.0),
+        ({"matmul_precision": "high"}, 494.5e12, 1.0),
+        ({"precision": "bf16"}, 989e12, 989 / 67),
+        ({"precision": "bf16", "matmul_precision": "high"}, 989e12, 2.0),
+    ],
+)
+def test_the_loss_of_a_bf16_model_is_as_slow_as_fp32(
+    config: Callable[..., ExperimentConfig], tmp_path: Path, engine: dict[str, str], peak: float, slowdown: float
+) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump({**CLUSTER, "nodes": 1}))
+    one = config(*(f"engine.{name}={value}" for name, value in engine.items()))
+    machine = read_cluster(path, one)
+    assert (machine.peak_flops, machine.loss_slowdown) == pytest.approx((peak, slowdown))
+    size, flops = model_size(one, read_windows(one).catalogue), StepFlops(1e12, 0.0, 0.0, 0.0, 5e12)
+    calibration = replace(RATES, flops_per_s=machine.peak_flops, kept_bytes_per_s=None)
+    found = predict_step(one, size, StepWork(flops, 512.0, 0.0), machine=machine, calibration=calibration)
+    assert found.compute == pytest.approx((1e12 + 5e12 * slowdown) / 8 / peak)
+
+
 def test_decoders_may_recompute(config: Callable[..., ExperimentConfig]) -> None:
     plan = planned(config("model={name: decoder, dim: 32, num_layers: 3, num_heads: 2}"))
     by_kind = {
@@ -122,7 +145,7 @@ def test_decoders_may_recompute(config: Callable[..., ExperimentConfig]) -> None
 def test_described_cluster_scales_and_something_breaks(config: Callable[..., ExperimentConfig], tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(CLUSTER))
-    one = config("batch.tokens_per_step=65536", "engine.precision=bf16")
+    one = config("batch.tokens_per_step=65536", "engine={precision: bf16, matmul_precision: high}")
     plan = planned(one, read_cluster(path, one))
     scaling = scaling_of(plan)
     assert scaling is not None

@@ -37,8 +37,10 @@ class ConstantEngine:
         self.model = torch.nn.Linear(1, 1)
         self.clock = StepClock(torch.device("cpu"))
         self.num_updates = 0
+        self.products: list[str] = []
 
     def micro_step(self, *_: object, last: bool, **__: object) -> MicroLoss:
+        self.products.append(torch.get_float32_matmul_precision())
         loss = self.losses.pop(0)
         self.num_updates += last and self.before_update(loss)
         return MicroLoss(loss, {"item": loss / 2, "action": loss / 4})
@@ -50,10 +52,12 @@ class KeepMeter:
     def __init__(self) -> None:
         self.seen: list[tuple[int, float, int]] = []
         self.num_left_out: list[int] = []
+        self.products: list[str] = []
 
     def after_step(self, state: TrainState, meter: StepMeter) -> None:
         self.seen.append((state.step, meter.loss_sum, meter.num_targets))
         self.num_left_out.append(state.num_left_out)
+        self.products.append(torch.get_float32_matmul_precision())
 
 
 @pytest.fixture
@@ -88,3 +92,14 @@ def test_a_step_that_is_left_out_counts_as_a_step_and_not_as_a_loss(run_steps) -
     assert engine.num_updates == 2
     assert seen.seen == [(1, 1.0, 3), (2, 1.0, 3), (3, 3.0, 6)]
     assert seen.num_left_out == [0, 1, 1]
+
+
+@pytest.mark.parametrize("setting", ["highest", "high", "medium"])
+def test_products_are_as_exact_as_the_config_says_in_steps_alone(run_steps, setting: str) -> None:
+    engine = ConstantEngine(1.0, 2.0)
+    seen = run_steps(engine, f"engine.matmul_precision={setting}")
+    assert engine.products == [setting, setting]
+    assert seen.products == ["highest", "highest"]  # where validation happens
+    with pytest.raises(RunError):
+        run_steps(ConstantEngine(float("nan")), f"engine.matmul_precision={setting}")
+    assert torch.get_float32_matmul_precision() == "highest"
