@@ -83,6 +83,11 @@ class TrainConfig(Section):
 
     max_epochs: int | None = Field(None, ge=1, description="passes over the data; null leaves it to max_steps")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; null leaves it to max_epochs")
+    min_steps: int | None = Field(
+        None,
+        ge=1,
+        description="where max_epochs are fewer steps than that, as on a small set, passes go on until they are done",
+    )
     evaluate_every_epochs: int = Field(1, ge=1, description="epochs between two validations")
     checkpoint_every_steps: int | None = Field(
         None, ge=1, description="steps between two checkpoints; null is at each validation"

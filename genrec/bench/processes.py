@@ -57,7 +57,8 @@ def task_of(measurement: Measurement, matrix: Matrix) -> Task:
     """What the workers of a measurement are told."""
     case = measurement.case
     config = with_whole_paths(case.config)
-    train = {"max_steps": matrix.warmup_steps + matrix.steps, "max_epochs": None, "log_every_steps": matrix.steps}
+    train = {"max_steps": matrix.warmup_steps + matrix.steps, "max_epochs": None, "min_steps": None}
+    train["log_every_steps"] = matrix.steps
     values = config.model_dump(mode="json")
     values["train"] |= train
     values["tracking"]["wandb"] = False

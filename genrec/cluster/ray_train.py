@@ -80,7 +80,7 @@ def fit(config: ExperimentConfig, run: RunDir, started_at_s: float, *, profile: 
     job = Job(
         config=with_whole_paths(config).model_dump(mode="json"),
         run_root=run.place,
-        end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps),
+        end_step=plan.num_steps(config.train.max_epochs, config.train.max_steps, config.train.min_steps),
         started_at_s=started_at_s,
         profile=profile,
     )

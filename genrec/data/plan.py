@@ -176,17 +176,16 @@ class Plan:
                 yield from (c for c in chunks if c.end_step > start_step and c.first_step < end_step)
             step, epoch = end, epoch + 1
 
-    def num_steps(self, max_epochs: int | None, max_steps: int | None) -> int:
-        """Steps of the whole run: the epochs' steps, cut at `max_steps`."""
+    def num_steps(self, max_epochs: int | None, max_steps: int | None, min_steps: int | None = None) -> int:
+        """Steps of the whole run: those of the epochs, and of as many more as `min_steps` takes, cut at `max_steps`."""
         if max_epochs is None:
             if max_steps is None:
                 raise ConfigError("One of train.max_epochs and train.max_steps must be set; add train.max_epochs=10.")
             return max_steps
-        total = 0
-        for epoch in range(max_epochs):
-            if max_steps is not None and total >= max_steps:
-                break
+        epoch = total = 0
+        while (epoch < max_epochs or total < (min_steps or 0)) and (max_steps is None or total < max_steps):
             total += self._epoch_steps(epoch)
+            epoch += 1
         return total if max_steps is None else min(total, max_steps)
 
     def cursors(self, step: int) -> dict[str, float]:

@@ -54,7 +54,7 @@ def run_work(work: Work, config: ExperimentConfig, run: RunDir, started_at_s: fl
         run.pull()
     config = load_saved_config(run.config_path)
     plan = make_plan(config)
-    end_step = plan.num_steps(config.train.max_epochs, config.train.max_steps)
+    end_step = plan.num_steps(config.train.max_epochs, config.train.max_steps, config.train.min_steps)
 
     def tables(start_step: int) -> Iterator[pa.Table]:
         return local_tables(plan, start_step=start_step, end_step=end_step, rank=rank, workers=workers)

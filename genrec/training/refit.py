@@ -35,7 +35,7 @@ def refit_config(run: RunDir, config: ExperimentConfig) -> ExperimentConfig:
     values["name"] = config.name + NAME_SUFFIX
     values["sequence"]["train_on"] = "train+validation"
     values["evaluation"]["validation"] = "inline"
-    values["train"] |= {"patience": None, "max_epochs": math.ceil(epochs), "max_steps": None}
+    values["train"] |= {"patience": None, "max_epochs": math.ceil(epochs), "max_steps": None, "min_steps": None}
     origin = f"the refit of {run.root}"
     if not epochs.is_integer():
         values["train"]["max_steps"] = _steps(config_from_dict(values, origin), epochs)

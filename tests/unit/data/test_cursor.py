@@ -79,6 +79,18 @@ def test_without_a_kill(plans: dict[str, Plan], window: str, dealt: bool) -> Non
     assert windows == Counter((epoch, *named) for epoch in range(EPOCHS) for named in once)
 
 
+def test_a_small_set_is_passed_through_more_often_for_min_steps(plans: dict[str, Plan]) -> None:
+    """Whole passes: the first that ends at `min_steps` or after it is the last, unless `max_steps` cuts it."""
+    plan = plans["last"]
+    ends = [plan.num_steps(epochs, None) for epochs in range(1, 6)]
+    assert ends[0] < ends[3]
+    for wanted, expected in ((1, ends[0]), (ends[0] + 1, ends[1]), (ends[3], ends[3]), (ends[3] + 1, ends[4])):
+        assert plan.num_steps(1, None, wanted) == expected
+    assert plan.num_steps(3, None, ends[0]) == ends[2]
+    assert plan.num_steps(1, ends[2] + 1, ends[4]) == ends[2] + 1
+    assert plan.num_steps(None, 7, 1_000) == 7
+
+
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("dealt", [False, True])
