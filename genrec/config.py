@@ -110,7 +110,6 @@ class TrainConfig(Section):
     start_from: str | None = Field(
         None, description="export folder or run whose weights a new run begins with; items are matched by their ids"
     )
-    log_windows: bool = Field(False, description="write the windows of every trained step to windows/ in the run")
 
     @model_validator(mode="after")
     def _length(self) -> "TrainConfig":
@@ -183,6 +182,7 @@ class TrackingConfig(Section):
         "text", description="lines of log.txt and of the workers' logs; json names run, rank and step in each"
     )
     wandb_group: str | None = Field(None, description="group of runs there; the trials of a sweep are one")
+    log_windows: bool = Field(False, description="write the windows of every trained step to windows/ in the run")
 
 
 class ExperimentConfig(Section):
@@ -209,6 +209,17 @@ class ExperimentConfig(Section):
     placement: PlacementConfig = Field(PlacementConfig(), description="which machines do what")
     faults: FaultsConfig = Field(FaultsConfig(), description="poisoned steps and hangs")
     tracking: TrackingConfig = Field(TrackingConfig(), description="metrics elsewhere")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, values: Any) -> Any:
+        """Runs of before 2026-11-27 saved `log_windows` under `train`."""
+        train = values.get("train") if isinstance(values, dict) else None
+        if not isinstance(train, dict) or "log_windows" not in train:
+            return values
+        train = dict(train)
+        tracking = {"log_windows": train.pop("log_windows"), **(values.get("tracking") or {})}
+        return {**values, "train": train, "tracking": tracking}
 
     @model_validator(mode="after")
     def _places(self) -> "ExperimentConfig":

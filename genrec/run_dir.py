@@ -9,7 +9,7 @@ runs/NAME/
   export/             model.safetensors, config.yaml, items.parquet: the best model by validation
   exports/step_.../   the same of other checkpoints: `genrec checkpoints RUN --export STEP`
   validations/        results of background validations: see training/validations.py
-  windows/            what each step was trained on, with train.log_windows: see training/window_log.py
+  windows/            what each step was trained on, with tracking.log_windows: see training/window_log.py
   poisoned.jsonl      steps that were left out or ended the run: see training/step_guard.py
   profile/            `genrec train --profile`: see training/profile.py
   wandb.json          id and page on Weights & Biases: see training/tracking.py

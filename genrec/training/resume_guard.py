@@ -36,7 +36,6 @@ FREE = (
     "train.keep_best",
     "train.keep_checkpoints",
     "train.log_every_steps",
-    "train.log_windows",
 )
 """Settings, or whole sections, that a resumed run may change without being asked."""
 

@@ -1,4 +1,4 @@
-"""Writes down which windows each step was trained on (`train.log_windows`), so that a run can prove what it has seen.
+"""Writes down which windows each step was trained on (`tracking.log_windows`), so a run can prove what it has seen.
 
     RUN/windows/rank_00000.jsonl    {"time_s": 1760000000.1, "step": 7, "part": 0, "parts": 2, "epoch": 0,
                                      "users": [3, 12, ...], "starts": [0, 40, ...]}

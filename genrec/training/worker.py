@@ -146,7 +146,7 @@ def _train(
     guard, notice = StepGuard(config, context, state), notice_of_process()
     log, validation, checkpoint = default_hooks(config, engine, context, tracker, manifest, guard, state)
     hooks: list[Hook] = [log, watchdog.pausing(validation), watchdog.pausing(checkpoint)]
-    if config.train.log_windows:
+    if config.tracking.log_windows:
         windows = WindowLogHook(context.run, context.rank, config.batch.micro_batches_per_step)
         batches = windows.watch(batches)
         hooks.insert(0, windows)  # a checkpoint must not count what is not written down

@@ -21,7 +21,7 @@ COMMAND = (
     f"train.max_epochs={EPOCHS}",
     "train.checkpoint_every_steps=13",
     "train.evaluate_every_epochs=1000",
-    "train.log_windows=true",
+    "tracking.log_windows=true",
     f"cluster.max_failures={KILLS}",
 )
 

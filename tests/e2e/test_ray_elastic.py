@@ -22,7 +22,8 @@ COMMAND = (
     "name=elastic",
     # On nodes of one CPU each, one of which must be left to Ray Data: as many workers as nodes less one.
     "cluster={workers: [1, 2], cpus_per_worker: 1, resize_check_s: 2, max_failures: 1}",
-    f"train={{max_steps: 50000, log_every_steps: 1, checkpoint_every_steps: {EVERY}, log_windows: true}}",
+    f"train={{max_steps: 50000, log_every_steps: 1, checkpoint_every_steps: {EVERY}}}",
+    "tracking.log_windows=true",
     "train.evaluate_every_epochs=1000000",
 )
 

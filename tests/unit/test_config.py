@@ -23,6 +23,15 @@ def smallest() -> dict[str, Any]:
     }
 
 
+def test_a_config_of_before_log_windows_moved_is_read() -> None:
+    saved = smallest() | {"train": {"max_epochs": 1, "log_windows": True}, "tracking": {"wandb_group": "g"}}
+    config = config_from_dict(saved)
+    assert config.tracking.log_windows
+    assert config.tracking.wandb_group == "g"
+    assert config_from_dict(config.model_dump(mode="json")) == config
+    assert saved["train"] == {"max_epochs": 1, "log_windows": True}  # what was given stays as it was
+
+
 def refusal(*overrides: str) -> str:
     """The message that refuses the smallest config with these overrides."""
     with pytest.raises(ConfigError) as caught:

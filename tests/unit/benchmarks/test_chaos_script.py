@@ -36,8 +36,10 @@ def test_kinds_are_chosen_by_name_and_a_wrong_one_is_told_the_right_ones() -> No
 @pytest.fixture
 def config(tmp_path: Path, write_prepared: Callable, make_config: Callable) -> ExperimentConfig:
     prepared = write_prepared(tmp_path / "set", [[1, 2, 3, 4, 5, 6] for _ in range(60)], num_items=50)
-    steps = f"train={{max_steps: {STEPS}, log_every_steps: 1, checkpoint_every_steps: 4, log_windows: true}}"
-    return make_config(prepared, steps, "batch={tokens_per_step: 60, micro_batches_per_step: 2}")
+    steps = f"train={{max_steps: {STEPS}, log_every_steps: 1, checkpoint_every_steps: 4}}"
+    return make_config(
+        prepared, steps, "tracking.log_windows=true", "batch={tokens_per_step: 60, micro_batches_per_step: 2}"
+    )
 
 
 def fabricate(folder: Path, config: ExperimentConfig, trained: list[tuple[int, float]], metric: float) -> None:

@@ -45,7 +45,8 @@ def test_from_two_to_four_to_one_and_back(tmp_path: Path, write_prepared, make_c
             "engine={name: torch}",
             f"batch={{tokens_per_step: 64, micro_batches_per_step: {parts}}}",
             "sequence.window=random",
-            f"train={{max_steps: {steps}, checkpoint_every_steps: 4, log_windows: true, evaluate_every_epochs: 1000}}",
+            f"train={{max_steps: {steps}, checkpoint_every_steps: 4, evaluate_every_epochs: 1000}}",
+            "tracking.log_windows=true",
             f"runs_dir={tmp_path / 'runs'}",
             *overrides,
         )
