@@ -115,10 +115,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30)
     arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides)
-    if config.cluster.gpus_per_worker or config.engine.precision != "fp32":
+    engine = config.engine
+    if config.cluster.gpus_per_worker or (engine.precision, engine.matmul_precision) != ("fp32", "highest"):
         raise SystemExit(
             f"The bare loop is for CPUs and fp32, and this config has cluster.gpus_per_worker="
-            f"{config.cluster.gpus_per_worker:g} and engine.precision={config.engine.precision}; set 0 and fp32."
+            f"{config.cluster.gpus_per_worker:g}, engine.precision={engine.precision} and engine.matmul_precision="
+            f"{engine.matmul_precision}; set 0, fp32 and highest."
         )
     if "WORLD_SIZE" not in os.environ:
         print(json.dumps(bare_loop(config, arguments.seconds)))

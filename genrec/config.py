@@ -86,7 +86,8 @@ class TrainConfig(Section):
     min_steps: int | None = Field(
         None,
         ge=1,
-        description="where max_epochs are fewer steps than that, as on a small set, passes go on until they are done",
+        description="where max_epochs are fewer steps, as on a small set, passes go on until so many are done, or "
+        "patience ends",
     )
     evaluate_every_epochs: int = Field(1, ge=1, description="epochs between two validations")
     checkpoint_every_steps: int | None = Field(
@@ -215,11 +216,14 @@ class ExperimentConfig(Section):
     def _moved(cls, values: Any) -> Any:
         """Runs of before 2026-11-27 saved `log_windows` under `train`."""
         train = values.get("train") if isinstance(values, dict) else None
-        if not isinstance(train, dict) or "log_windows" not in train:
+        tracking = values.get("tracking") or {} if isinstance(values, dict) else None
+        if not isinstance(train, dict) or "log_windows" not in train or not isinstance(tracking, dict):
             return values
+        if "log_windows" in tracking:
+            raise ValueError("train.log_windows is tracking.log_windows now; set that one alone")
         train = dict(train)
-        tracking = {"log_windows": train.pop("log_windows"), **(values.get("tracking") or {})}
-        return {**values, "train": train, "tracking": tracking}
+        moved = {**tracking, "log_windows": train.pop("log_windows")}
+        return {**values, "train": train, "tracking": moved}
 
     @model_validator(mode="after")
     def _places(self) -> "ExperimentConfig":

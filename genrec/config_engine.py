@@ -12,8 +12,8 @@ class EngineSection(Section):
 
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "highest",
-        description="fp32 matrix products of training, in torch's words: high is TF32 on a GPU, medium bf16 inside of "
-        "the product; evaluation stays at highest",
+        description="fp32 matrix products of training, in torch's words: high and medium are TF32 on a GPU, medium is "
+        "bf16 inside of the product on a CPU that has it; evaluation stays at highest",
     )
 
 

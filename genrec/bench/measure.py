@@ -22,8 +22,9 @@ from genrec.planning.hardware import measure_gemm
 from genrec.training.context import WorkerContext
 from genrec.training.engine import Engine, build_engine, import_deepspeed
 from genrec.training.hooks import LogHook
-from genrec.training.loop import matmul_precision, train
+from genrec.training.loop import train
 from genrec.training.meters import StepMeter
+from genrec.training.products import matmul_precision
 from genrec.training.profile import step_seconds
 from genrec.training.state import TrainState
 from genrec.training.step_guard import StepGuard

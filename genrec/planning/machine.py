@@ -13,6 +13,7 @@ from genrec.config_errors import explain_validation_error, read_yaml
 from genrec.errors import ConfigError
 from genrec.planning.fit import available_bytes
 from genrec.planning.hardware import GPUS, Gpu, Precision, find_gpu, measure_gemm
+from genrec.training.products import matmul_precision
 
 CPU_GEMM_FLOPS_PER_CORE = 50e9
 """fp32, where it is not measured: a core of a server of 2020."""
@@ -135,7 +136,8 @@ def this_machine(config: ExperimentConfig, *, measure: bool) -> Machine:
     dtype = torch.bfloat16 if precision_of(config) == "bf16" else torch.float32
     peak = CPU_GEMM_FLOPS_PER_CORE * threads
     if measure:
-        peak = measure_gemm(torch.device("cpu"), dtype, threads, size=1_024)
+        with matmul_precision(config):
+            peak = measure_gemm(torch.device("cpu"), dtype, threads, size=1_024)
     return Machine(
         name=f"this machine, workers x threads {workers} x {threads}",
         nodes=1,
@@ -155,13 +157,17 @@ def _local_gpus(config: ExperimentConfig, workers: int, host: float) -> Machine:
     name = torch.cuda.get_device_name()
     gpu, precision = find_gpu(name), precision_of(config)
     peak = None if gpu is None else gpu.peak(precision)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    measured = 0.0
+    if not peak:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        with matmul_precision(config):
+            measured = measure_gemm(torch.device("cuda"), dtype, size=4_096)
     return Machine(
         name=f"this machine, {workers} {name}",
         nodes=1,
         workers_per_node=workers,
         on_gpu=True,
-        peak_flops=peak or measure_gemm(torch.device("cuda"), dtype, size=4_096),
+        peak_flops=peak or measured,
         is_published=bool(peak),
         memory_bytes=float(torch.cuda.get_device_properties(0).total_memory),
         host_memory_bytes=host,

@@ -45,7 +45,8 @@ WORDS = {
     "engine.precision": ("precision", "fp32 computes with 32 bits a number, bf16 with 16"),
     "engine.matmul_precision": (
         "matmul_precision",
-        "how exact products of fp32 matrices are: highest fp32, high TF32 on a GPU, medium bf16",
+        "how exact products of fp32 matrices are: highest fp32, high and medium TF32 on a GPU, medium bf16 on a CPU "
+        "that has it",
     ),
     "model.recompute": ("recompute", "whether layers are computed again in the backward pass, to hold less memory"),
     "peak_bytes": (

@@ -251,9 +251,16 @@ def metric_after(info: CheckpointInfo, results: Mapping[int, Validated]) -> floa
     return info.state.metric if result is None or result.metric is None else result.metric
 
 
+NOT_IN_SHARDS = ("matmul_precision",)
+"""Settings of an engine that do not decide what its shards hold."""
+
+
 def same_topology(info: CheckpointInfo, config: ExperimentConfig, workers: int) -> bool:
     """Whether the shards of a checkpoint are those that `workers` with the config's engine would write."""
-    return (info.workers, info.engine) == (workers, config.engine.model_dump(mode="json"))
+    saved, now = (
+        {k: v for k, v in e.items() if k not in NOT_IN_SHARDS} for e in (info.engine, config.engine.model_dump())
+    )
+    return (info.workers, saved) == (workers, now)
 
 
 def list_name(rank: int) -> str:

@@ -1,8 +1,7 @@
 """The training loop: one loop for every model, engine and launcher. Everything optional is a hook."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -14,6 +13,7 @@ from genrec.log_lines import PLACE
 from genrec.training.engine import Engine
 from genrec.training.meters import StepMeter
 from genrec.training.optim import learning_rate
+from genrec.training.products import matmul_precision
 from genrec.training.state import TrainState
 from genrec.training.step_guard import MicroBatchLoss, StepGuard
 
@@ -80,17 +80,6 @@ def train(
             hook.after_step(state, meter)
         if state.stop_reason is not None or state.step >= end_step:
             return
-
-
-@contextmanager
-def matmul_precision(config: ExperimentConfig) -> Iterator[None]:
-    """Computes fp32 matrix products as `engine.matmul_precision` says, and as before afterwards."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(config.engine.matmul_precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def seed_micro_batch(seed: int, micro_batch_id: MicroBatchId | None) -> None:

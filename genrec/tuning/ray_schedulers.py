@@ -38,10 +38,9 @@ def scheduler_of(sweep: SweepConfig, base: ExperimentConfig) -> TrialScheduler:
     """The scheduler of a sweep; it compares trials by the first metric."""
     chosen, judged = sweep.scheduler, {"metric": sweep.metrics[0], "mode": sweep.modes[0], "time_attr": TIME}
     if isinstance(chosen, AshaScheduler):
-        epochs = base.train.max_epochs if base.train.min_steps is None else None  # min_steps may need more of them
         return AsyncHyperBandScheduler(
             **judged,
-            max_t=max(epochs or MOST_EPOCHS, chosen.grace_epochs),
+            max_t=max(base.train.max_epochs or MOST_EPOCHS, chosen.grace_epochs),
             grace_period=chosen.grace_epochs,
             reduction_factor=chosen.reduction,
             stop_last_trials=False,  # they end by themselves, and are evaluated then

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from genrec.config import ExperimentConfig
+from genrec.config import ExperimentConfig, config_from_dict
 from genrec.config_errors import read_yaml
 from genrec.data.manifest import Manifest
 from genrec.errors import ConfigError, DataError, RunError
@@ -57,6 +57,8 @@ def _check_rungs(spec: SweepConfig, base: ExperimentConfig) -> None:
     name = "interval_epochs" if isinstance(chosen, PbtScheduler) else "grace_epochs"
     first = None if isinstance(chosen, NoScheduler) else getattr(chosen, name)
     if first is None or epochs is None or "train.max_epochs" in spec.space:
+        return
+    if base.train.min_steps is not None or "train.min_steps" in spec.space:  # which may take more epochs
         return
     first = max(first, base.train.evaluate_every_epochs)
     if first >= epochs:
@@ -286,6 +288,7 @@ def keep_spec(folder: SweepDir, spec: SweepConfig, base: ExperimentConfig) -> No
         write_atomically(folder.spec_path, yaml.safe_dump(values, sort_keys=False))
         return
     saved = _saved_spec(folder)
+    saved["base"] = config_from_dict(saved["base"], str(folder.spec_path)).model_dump(mode="json")  # newer settings
     compared = [
         {**each, "sweep": {k: v for k, v in each["sweep"].items() if k not in MAY_CHANGE}} for each in (saved, values)
     ]

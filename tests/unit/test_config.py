@@ -30,6 +30,11 @@ def test_a_config_of_before_log_windows_moved_is_read() -> None:
     assert config.tracking.wandb_group == "g"
     assert config_from_dict(config.model_dump(mode="json")) == config
     assert saved["train"] == {"max_epochs": 1, "log_windows": True}  # what was given stays as it was
+    saved["tracking"] = config.tracking.model_dump()
+    with pytest.raises(ConfigError, match=r"train.log_windows is tracking.log_windows now; set that one alone"):
+        config_from_dict(saved)
+    with pytest.raises(ConfigError, match=r"tracking"):
+        config_from_dict(saved | {"tracking": 1})
 
 
 def refusal(*overrides: str) -> str:

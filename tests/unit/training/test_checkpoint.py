@@ -262,5 +262,7 @@ def test_knows_its_own_topology(tmp_path: Path, write_prepared, make_config) -> 
     same = make_config(prepared, "engine={name: torch}")
     assert info.workers == 2
     assert same_topology(info, same, 2)
+    assert same_topology(info, make_config(prepared, "engine={name: torch, matmul_precision: high}"), 2)
+    assert not same_topology(info, make_config(prepared, "engine={name: torch, precision: bf16}"), 2)
     assert not same_topology(info, same, 1)
     assert not same_topology(info, make_config(prepared), 2)

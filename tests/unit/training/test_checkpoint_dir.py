@@ -92,7 +92,7 @@ def test_a_checkpoint_holds_everything_that_contract_6_asks_for(config, monkeypa
     assert state["config"] == saved.model_dump(mode="json")
     assert len(state["config_hash"]) == len(state["content_hash"]) == 64
     assert state["workers"] == 1
-    assert state["engine"] == {"name": "torch", "precision": "fp32"}
+    assert state["engine"] == {"name": "torch", "precision": "fp32", "matmul_precision": "highest"}
     assert {"torch", "genrec"} <= state["versions"].keys()
     assert state["state"]["tracker_id"] == "wandb-1"
     assert read_info(store, "step_00000006").state.tracker_id == "wandb-1"

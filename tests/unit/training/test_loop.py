@@ -46,6 +46,13 @@ class ConstantEngine:
         return MicroLoss(loss, {"item": loss / 2, "action": loss / 4})
 
 
+class BrokenEngine(ConstantEngine):
+    """Engine whose step fails."""
+
+    def micro_step(self, *_: object, last: bool, **__: object) -> MicroLoss:
+        raise ZeroDivisionError
+
+
 class KeepMeter:
     """Hook that writes down what the meter has counted."""
 
@@ -100,6 +107,6 @@ def test_products_are_as_exact_as_the_config_says_in_steps_alone(run_steps, sett
     seen = run_steps(engine, f"engine.matmul_precision={setting}")
     assert engine.products == [setting, setting]
     assert seen.products == ["highest", "highest"]  # where validation happens
-    with pytest.raises(RunError):
-        run_steps(ConstantEngine(float("nan")), f"engine.matmul_precision={setting}")
+    with pytest.raises(ZeroDivisionError):
+        run_steps(BrokenEngine(1.0), f"engine.matmul_precision={setting}")
     assert torch.get_float32_matmul_precision() == "highest"

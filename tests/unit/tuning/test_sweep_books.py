@@ -4,6 +4,7 @@ import io
 import shutil
 
 import pytest
+import yaml
 from rich.console import Console
 from tiny_sweep import director_of, finish, loaded
 
@@ -31,6 +32,17 @@ def test_another_sweep_in_the_same_folder_is_refused_and_a_larger_budget_is_not(
     other, _ = loaded(tmp_path, base, seed=5)
     with pytest.raises(RunError, match=r"is another one.*\n.*sweep.seed: 1 -> 5"):
         keep_spec(director.folder, other, loaded_base)
+
+
+def test_a_sweep_of_before_a_setting_existed_goes_on(tmp_path, base) -> None:
+    spec, loaded_base = loaded(tmp_path, base)
+    folder = director_of(spec, loaded_base).folder
+    keep_spec(folder, spec, loaded_base)
+    values = yaml.safe_load(folder.spec_path.read_text())
+    del values["base"]["engine"]["matmul_precision"]
+    values["base"]["train"]["log_windows"] = values["base"]["tracking"].pop("log_windows")
+    folder.spec_path.write_text(yaml.safe_dump(values))
+    keep_spec(folder, spec, loaded_base)
 
 
 def test_two_commands_do_not_run_one_sweep(tmp_path, base) -> None:
