@@ -181,6 +181,7 @@ def measure(arguments: argparse.Namespace) -> Result:
                     rows.append(row)
                     if what in plain:
                         ratios[name][what].append(plain[what] / processor)
+        torch.set_float32_matmul_precision("highest")
         for name, found in ratios.items():
             key = f"{name} dim {dim}"
             medians[key] = {}

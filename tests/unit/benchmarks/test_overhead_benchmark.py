@@ -45,7 +45,7 @@ def test_two_processes_under_torchrun_compute_what_one_does(file: str) -> None:
 
 def test_a_config_that_the_bare_loop_cannot_run_is_refused(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["bare_loop.py", file, "engine.precision=bf16"])
-    with pytest.raises(SystemExit, match=r"this config has .*engine\.precision=bf16; set 0 and fp32"):
+    with pytest.raises(SystemExit, match=r"this config has .*engine\.precision=bf16 .*; set 0, fp32 and highest"):
         bare_loop_main()
 
 
