@@ -1,8 +1,8 @@
 """How long a step takes, and what it waits for: `predict_step`.
 
-    compute         FLOPs of a worker's share / calibrated rate (a loss of fp32 beside bf16 layers: slower);
-                    on a CPU also the bytes that are kept for the backward
-                    pass / another rate, for the element-wise parts; and an overhead for each micro-batch
+    compute         FLOPs of a worker's share / calibrated rate (a loss of fp32 beside bf16 layers: slower); on a CPU
+                    also the bytes that are kept for the backward pass / another rate, for the element-wise parts; and
+                    an overhead for each micro-batch
     communication   bytes that a worker sends / bandwidth of its link
     optimizer       bytes of weights, gradients and moments that are read and written / memory bandwidth; on a CPU
                     ZeRO-1 to 3 also copy them to flat buffers and back

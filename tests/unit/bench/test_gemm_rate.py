@@ -24,3 +24,16 @@ def test_the_faster_product_counts(
     monkeypatch.setattr(measure, "measure_gemm", rate)
     config = load_config(QUICKSTART, ["engine={name: torch}", f"engine.precision={precision}"])
     assert measure.gemm_flops(config, torch.device("cpu")) == expected
+
+
+def test_products_are_timed_as_exact_as_the_step_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def rate(*_: Any, **__: Any) -> float:
+        seen.append(torch.get_float32_matmul_precision())
+        return 1.0
+
+    monkeypatch.setattr(measure, "measure_gemm", rate)
+    measure.gemm_flops(load_config(QUICKSTART, ["engine.matmul_precision=medium"]), torch.device("cpu"))
+    assert seen == ["medium"]
+    assert torch.get_float32_matmul_precision() == "highest"
