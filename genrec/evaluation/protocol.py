@@ -11,7 +11,7 @@ ProtocolCard = dict[str, str | bool | int]
 
 CHOSEN_STEP = ": step "
 
-OF_THE_RUN = ("window_events", "inputs", "answered_by", "seed", "num_seeds")
+OF_THE_RUN = ("window_events", "inputs", "starts_from", "answered_by", "seed", "num_seeds")
 """Lines of the card that say what the run did with what it was allowed to know. Runs may differ in them, that is what
 one compares; all other lines say what was asked, and must agree."""
 
@@ -65,6 +65,8 @@ def protocol_card(
         "seed": config.seed,
         "data_hash": manifest.content_hash,
     }
+    if config.train.start_from is not None:
+        card["starts_from"] = f"the weights of {config.train.start_from}, and what they were trained on"
     return card | {"decoding": _decoding(config)} if config.writes_codes else card
 
 

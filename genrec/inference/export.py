@@ -130,6 +130,15 @@ def read_export(folder: str | Path) -> Export:
     raise DataError(f"The export {target} is replaced faster than it can be read; try again, or copy it first.")
 
 
+def check_unseen(config: ExperimentConfig, export: Export, path: str, setting: str) -> None:
+    """Raises ConfigError when the export has been trained on the events that a run of `config` validates on."""
+    if export.config.refits and not config.refits:
+        raise ConfigError(
+            f"{setting} names {path}, which was refitted on validation events, and this run would choose its best step "
+            "by them; name the run that was refitted, or set sequence.train_on=train+validation."
+        )
+
+
 def _read(source: Path, info_bytes: bytes) -> Export:
     try:
         saved = json.loads(info_bytes)

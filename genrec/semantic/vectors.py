@@ -30,7 +30,7 @@ from genrec.data.manifest import file_digest
 from genrec.data.schema import ITEM_VECTORS_FILE
 from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
-from genrec.inference.export import MODEL_FILE, find_export, read_export
+from genrec.inference.export import MODEL_FILE, check_unseen, find_export, read_export
 from genrec.inference.load import load_model
 from genrec.semantic.text_encoder import EncodedTexts
 from genrec.semantic.tokenizers_rows import Progress, quiet
@@ -138,7 +138,7 @@ def open_vectors(
         encoded = EncodedTexts.of(vectors, texts, Path(f"{wanted.path}.vectors"), progress)
         source = _Encoded(encoded, VectorState({"dim": encoded.dim, "encoder": encoded.digest}))
     elif isinstance(vectors, ExportVectors):
-        source = _of_export(vectors, prepared)
+        source = _of_export(vectors, config, prepared)
     elif isinstance(vectors, VectorFile):
         source = _of_file(vectors, prepared)
     else:
@@ -258,9 +258,10 @@ def _numbers(ids: pa.Array, config: VectorFile) -> npt.NDArray[np.int64]:
     return numbers
 
 
-def _of_export(config: ExportVectors, prepared: Path) -> VectorSource:
-    folder = find_export(expand_path(config.path))
+def _of_export(wanted: ExportVectors, config: ExperimentConfig, prepared: Path) -> VectorSource:
+    folder = find_export(expand_path(wanted.path))
     export = read_export(folder)
+    check_unseen(config, export, wanted.path, "semantic_ids.vectors.path")
     weight = export.state_dict.get(TABLE_WEIGHT)
     if export.vectors is not None:  # the table holds what ids add to the vectors; as settled it is what is served
         weight = load_model(folder).model.item_table.weight

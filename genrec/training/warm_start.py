@@ -19,7 +19,7 @@ from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.data.stored_set import at_hand
 from genrec.errors import DataError, RunError
-from genrec.inference.export import Export, find_export, read_export
+from genrec.inference.export import Export, check_unseen, find_export, read_export
 from genrec.inference.recommender import ids_by_index
 from genrec.models.base import SequenceModel
 from genrec.run_dir import config_differences
@@ -97,6 +97,7 @@ def warm_start(model: SequenceModel, config: ExperimentConfig, manifest: Manifes
 
 def _read_fitting(config: ExperimentConfig, source: str) -> Export:
     export = read_export(find_export(source))
+    check_unseen(config, export, source, "train.start_from")
     differences = [
         text
         for text in config_differences(export.config, config)

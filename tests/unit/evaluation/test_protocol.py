@@ -4,7 +4,7 @@ from pathlib import Path
 
 from genrec.config import GlobalTimeSplit
 from genrec.data.manifest import VectorFacts, load_manifest
-from genrec.evaluation.protocol import protocol_card
+from genrec.evaluation.protocol import protocol_card, protocol_differences
 
 
 def test_the_card_is_complete(tmp_path: Path, write_prepared, make_config) -> None:
@@ -51,6 +51,15 @@ def test_the_card_follows_the_data_and_the_options(tmp_path: Path, write_prepare
     assert card["filter_seen"] is False
     assert card["sample"] == "a fixed sample of at most 20 users"
     assert card["epoch_choice"] == "none: the newest weights"
+
+
+def test_the_card_says_where_the_weights_came_from(tmp_path: Path, write_prepared, make_config) -> None:
+    folder = write_prepared(tmp_path / "set", [[1, 2, 3, 4]] * 3)
+    manifest = load_manifest(folder)
+    fresh = protocol_card(make_config(folder), manifest, False, "test")
+    warm = protocol_card(make_config(folder, "train.start_from=runs/old"), manifest, False, "test")
+    assert "starts_from" not in fresh and warm["starts_from"].startswith("the weights of runs/old,")
+    assert protocol_differences(fresh, warm) == []
 
 
 def test_the_card_counts_cold_items_among_the_candidates(tmp_path: Path, write_prepared, make_config) -> None:

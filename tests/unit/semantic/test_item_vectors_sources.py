@@ -150,6 +150,19 @@ def test_the_table_of_an_export_is_joined_by_id(tmp_path) -> None:
         open_vectors(config, config.semantic_ids, source.state)
 
 
+def test_a_table_that_knows_the_validation_events_makes_maps_of_refits_only(tmp_path) -> None:
+    prepared = write_set(tmp_path / "set", 3)
+    config = map_config(prepared)
+    sequence = config.sequence.model_copy(update={"train_on": "train+validation"})
+    refitted = config.model_copy(update={"sequence": sequence})
+    weights = {"item_table.weight": torch.arange(8, dtype=torch.float32).reshape(4, 2)}
+    write_export(tmp_path / "export", weights, refitted, prepared / "items.parquet", {"step": 1})
+    wanted = vector_config(prepared, name="export", path=str(tmp_path / "export"))
+    with pytest.raises(ConfigError, match=r"semantic_ids.vectors.path names .*export, which was refitted"):
+        open_vectors(wanted, wanted.semantic_ids)
+    assert open_vectors(wanted.model_copy(update={"sequence": sequence}), wanted.semantic_ids).dim == 2
+
+
 def test_the_table_of_a_model_that_reads_vectors_is_the_one_that_it_serves_with(tmp_path) -> None:
     prepared = write_set(tmp_path / "set", 12, nested_vectors(12))
     model = "model={name: sasrec, dim: 8, num_layers: 1, num_heads: 1}"

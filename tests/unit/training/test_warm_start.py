@@ -14,7 +14,7 @@ from genrec.data.item_types import read_item_types
 from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import ITEMS_FILE
-from genrec.errors import DataError, RunError
+from genrec.errors import ConfigError, DataError, RunError
 from genrec.inference.export import read_export, write_export
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
@@ -82,6 +82,17 @@ def test_items_go_by_id_and_new_ones_keep_their_fresh_rows(tmp_path: Path, old: 
     others = [name for name in fresh if name != ITEM_TABLE]
     assert others
     assert all(torch.equal(model.state_dict()[name], given[name]) for name in others)
+
+
+def test_weights_that_know_the_validation_events_are_for_refits_only(
+    tmp_path: Path, old: Path, new: Path, make_config
+) -> None:
+    refitted = "sequence.train_on=train+validation"
+    export(make_config(old, refitted), tmp_path / "export")
+    start = f"train.start_from={tmp_path / 'export'}"
+    with pytest.raises(ConfigError, match=r"train.start_from names .*export, which was refitted on validation events"):
+        check_start(make_config(new, start), load_manifest(new))
+    assert check_start(make_config(new, start, refitted), load_manifest(new)) is not None
 
 
 def test_types_and_actions_go_by_name(tmp_path: Path, old: Path, new: Path, make_config) -> None:
