@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genrec.config import ExperimentConfig
 from genrec.data.item_types import read_item_types
+from genrec.data.item_vectors import ItemVectors
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.schema import Role
 from genrec.errors import DataError
@@ -23,7 +24,7 @@ from genrec.inference.load import LoadedModel, load_model
 from genrec.inference.serving import ServedModel
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
-from genrec.models.fused_table import settle
+from genrec.models.fused_table import settle, settled_rows
 from genrec.models.reranked import Reranked
 from genrec.run_dir import RunDir, write_atomically
 
@@ -161,21 +162,26 @@ def _load_model(export: Export, manifest: Manifest, workers: Workers, device: to
         and table.shape[0] >= workers.count
         and not config.writes_codes
     )
-    if vectors is None and shared and not any(n.startswith("item_table.") for n in weights if n != TABLE):
-        assert table is not None
+    if shared and table is not None:
         # A table of one row, to be replaced.
-        model = build_model(config, 0, item_types, len(manifest.actions)).to(device)
-        share_out(model, table, workers)
-        own = {TABLE: model.item_table.weight.detach()}
-        model.load_state_dict({**weights, **own})
-        return model
+        first_row = None if vectors is None else ItemVectors(vectors.vectors[:1], vectors.is_trained[:1])
+        model = build_model(config, 0, item_types, len(manifest.actions), first_row)
+        model.load_state_dict({**weights, TABLE: table[:1]})
+        share_out(model, _rows_of(model, table, export), manifest.num_items, workers)
+        return model.to(device)
     model = build_model(config, manifest.num_items, item_types, len(manifest.actions), vectors, export.semantic_ids)
     model.load_state_dict(weights)
     if vectors is not None:
         settle(model)
-        if shared:
-            share_out(model, model.item_table.weight.detach(), workers)
     return model.to(device)
+
+
+def _rows_of(model: SequenceModel, table: Tensor, export: Export) -> Callable[[range], Tensor]:
+    """What gives some rows of the exported item table as evaluation sees them."""
+    vectors, config = export.vectors, export.config.inputs.item_vectors
+    if vectors is None or config is None:
+        return lambda part: table[part.start : part.stop]
+    return lambda part: settled_rows(model, table, vectors, config, part)
 
 
 def _earlier(run: RunDir, step: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 For evaluation only: it looks items up and gives its rows to be scored, and knows nothing of gradients or losses.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -56,11 +58,11 @@ def shard_of(num_items: int, workers: Workers) -> tuple[int, int]:
     return num_rows * workers.rank // workers.count, num_rows * (workers.rank + 1) // workers.count
 
 
-def share_out(model: SequenceModel, table: Tensor, workers: Workers) -> None:
-    """Gives the model this worker's rows of `table` [num_items + 1, dim] in place of its own item table."""
-    first, end = shard_of(table.shape[0] - 1, workers)
-    rows = table[first:end].clone()  # a view would keep the whole table, or the file that it is read from
+def share_out(model: SequenceModel, rows_of: Callable[[range], Tensor], num_items: int, workers: Workers) -> None:
+    """Gives the model this worker's part of the table of `num_items` + 1 rows in place of its own item table.
+
+    `rows_of` gives the rows of a part, [len(part), dim].
+    """
+    rows = rows_of(range(*shard_of(num_items, workers))).clone()  # a view would keep the whole table, or its file
     device = next(model.parameters()).device
-    model.item_table = ShardedItemTable(
-        rows.to(device), table.shape[0] - 1, workers, l2_normalize=model.item_table.l2_normalize
-    )
+    model.item_table = ShardedItemTable(rows.to(device), num_items, workers, l2_normalize=model.item_table.l2_normalize)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genrec.config import ItemVectorInputs
+from genrec.data.item_vectors import ItemVectors
 from genrec.models.base import SequenceModel
 from genrec.models.item_table import ItemTable
 
@@ -31,8 +32,13 @@ class FusedItemTable(ItemTable):
     is_trained: Tensor
     has_none: Tensor
 
-    def __init__(self, table: ItemTable, vectors: Tensor, is_trained: Tensor, config: ItemVectorInputs) -> None:
-        """Takes over the rows of `table`; `vectors` [num_items + 1, vector_dim] are x, `is_trained` [num_items + 1]."""
+    def __init__(
+        self, table: ItemTable, vectors: Tensor, is_trained: Tensor, config: ItemVectorInputs, first: int = 0
+    ) -> None:
+        """Takes over the rows of `table`; `vectors` [num_items + 1, vector_dim] are x, `is_trained` [num_items + 1].
+
+        With `first` these are some rows of a larger table, from that one on.
+        """
         nn.Module.__init__(self)  # ItemTable's own would make the table again
         self.num_items, self.num_train_items = table.num_items, table.num_train_items
         self.train_counts = table.train_counts
@@ -43,7 +49,8 @@ class FusedItemTable(ItemTable):
         self.missing = nn.Parameter(torch.zeros(table.dim))
         nn.init.normal_(self.projection, std=PROJECTION_STD)
         has_none = torch.cat([~part.any(dim=1) for part in torch.split(vectors, _SETTLED_ROWS)])
-        has_none[0] = False  # padding stays zero
+        if first == 0:
+            has_none[0] = False  # padding stays zero
         self.register_buffer("vectors", vectors, persistent=False)
         self.register_buffer("is_trained", is_trained, persistent=False)
         self.register_buffer("has_none", has_none, persistent=False)
@@ -82,6 +89,23 @@ class FusedItemTable(ItemTable):
             none = self.has_none[items].unsqueeze(1) * self.missing
             vectors = self.vectors[items].to(self.weight.dtype)  # ZeRO-3 makes weights bf16 and leaves buffers
             return torch.addmm(by_id + none, vectors, self.projection.T)
+
+
+def settled_rows(
+    model: SequenceModel, table: Tensor, item_vectors: ItemVectors, config: ItemVectorInputs, part: range
+) -> Tensor:
+    """Rows `part` of the settled form of a table whose ids are `table` [num_items + 1, dim], without making the rest.
+
+    The model's own table, of any size, has the projection. Returns [len(part), dim].
+    """
+    fused = model.item_table
+    assert isinstance(fused, FusedItemTable)
+    own = ItemTable(0, fused.dim)
+    own.weight = nn.Parameter(table[part.start : part.stop], requires_grad=False)
+    vectors, is_trained = (torch.from_numpy(array[part.start : part.stop]) for array in item_vectors)
+    rows = FusedItemTable(own, vectors, is_trained, config, part.start)
+    rows.projection, rows.missing = fused.projection, fused.missing
+    return rows.eval().settled()
 
 
 def settle(model: SequenceModel) -> None:

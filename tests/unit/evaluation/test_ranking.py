@@ -1,6 +1,7 @@
 """Ranks and lists by chunks and by shards of the catalogue, against the whole score matrix."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -115,6 +116,10 @@ def test_equal_items_tie_wherever_they_stand(dim: int, num_users: int, workers: 
         assert found.items.tolist() == [list(range(1, NUM_LISTED + 1))] * num_users
 
 
+def rows_of(model: SequenceModel) -> Callable[[range], Tensor]:
+    return lambda part: model.item_table.weight[part.start : part.stop].detach()
+
+
 def shared(model: SequenceModel, parts: list[EvaluationBatch], max_columns: int) -> list[Ranked]:
     """Each worker holds some rows of the model's table and asks for one of `parts`."""
     count = len(parts)
@@ -122,7 +127,7 @@ def shared(model: SequenceModel, parts: list[EvaluationBatch], max_columns: int)
     def run(rank: int, all_reduce) -> Ranked:  # type: ignore[no-untyped-def]
         workers = Workers(rank, count, all_reduce)
         mine = copy.deepcopy(model)
-        share_out(mine, model.item_table.weight.detach(), workers)
+        share_out(mine, rows_of(model), NUM_ITEMS, workers)
         with torch.no_grad():
             return rank_users(mine, parts[rank], workers, Limits(max_columns, NUM_LISTED), CPU)
 
@@ -144,7 +149,7 @@ def test_each_worker_holds_its_rows_only() -> None:
     held = []
     for rank in range(4):
         mine = copy.deepcopy(model)
-        share_out(mine, model.item_table.weight.detach(), Workers(rank, 4))
+        share_out(mine, rows_of(model), NUM_ITEMS, Workers(rank, 4))
         held.append(sum(weight.numel() for weight in mine.parameters()))
         assert mine.item_table.weight.untyped_storage().nbytes() == 4 * held[-1]
     assert sum(held) == model.item_table.weight.numel()
@@ -162,7 +167,7 @@ def test_a_score_that_is_not_a_number_is_an_error_on_every_worker() -> None:
     def run(rank: int, all_reduce) -> None:  # type: ignore[no-untyped-def]
         mine = copy.deepcopy(model)
         workers = Workers(rank, 2, all_reduce)
-        share_out(mine, model.item_table.weight.detach(), workers)
+        share_out(mine, rows_of(model), NUM_ITEMS, workers)
         part = some_users(4) if rank else placeholder_batch()
         with pytest.raises(RunError, match="NaN"):
             rank_users(mine, part, workers, Limits(128), CPU)

@@ -15,7 +15,7 @@ from genrec.errors import ConfigError
 from genrec.losses.build import build_loss
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
-from genrec.models.fused_table import FusedItemTable, settle
+from genrec.models.fused_table import FusedItemTable, settle, settled_rows
 from genrec.models.item_table import ItemTable
 
 NUM_ITEMS, VECTOR_DIM = 50, 5
@@ -188,6 +188,19 @@ def test_a_settled_model_recommends_the_same(monkeypatch: pytest.MonkeyPatch, dt
         settled_items, settled_scores = model.recommend(batch, 10)
     assert torch.equal(items, settled_items)
     torch.testing.assert_close(scores, settled_scores, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_some_settled_rows_are_those_of_the_whole_table(ids: bool) -> None:
+    config = config_of(ids=ids)
+    model, table = build(config)
+    fusing, whole = config.inputs.item_vectors, table.weight.detach()
+    assert fusing is not None
+    small = build_model(config, 0, item_vectors=ItemVectors(*(array[:1] for array in some_vectors())))
+    small.load_state_dict({**model.state_dict(), "item_table.weight": whole[:1]})
+    parts = [range(4), range(4, 5), range(5, 50), range(50, NUM_ITEMS + 1)]  # 4, 9 and 50 are first and without one
+    found = torch.cat([settled_rows(small, whole, some_vectors(), fusing, part) for part in parts])
+    torch.testing.assert_close(found, table.eval().settled(), atol=1e-6, rtol=1e-6)
 
 
 def test_it_stays_in_full_precision_under_autocast() -> None:
