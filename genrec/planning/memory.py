@@ -14,7 +14,8 @@ ZeRO-1 and 2 copy gradients into one bucket and reduce a flat copy of it, so whi
 touches as far as it is filled). Optimizer state is master weights and moments. ZeRO-3 gathers the item table whole
 wherever it is used, and its gradient is whole until it is scattered; it gathers the layers' weights in the forward pass
 and keeps those that the backward pass uses again within 1e9 elements. Which moment is the fullest is worked out: the
-loss, the backward pass, its end, or the update.
+loss, the backward pass, its end, or the update; on a GPU the start too, when every worker holds all weights in fp32,
+before DeepSpeed casts and shards them.
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ Both were fitted to the 24 SASRec cases of benchmarks/matrices/memory.yaml, and 
 GIVEN_BACK_BYTES = 32 * MIB
 """glibc returns larger blocks to the system when they are freed (DEFAULT_MMAP_THRESHOLD_MAX); it keeps smaller ones."""
 
-Moment = Literal["loss", "backward", "end of backward", "update"]
+Moment = Literal["start", "loss", "backward", "end of backward", "update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +206,16 @@ def predict_memory(
             communication=bucket.standing + bucket.flat,
         ),
     ]
+    if sharding.on_gpu:
+        return max(*moments, _at_start(state, size), key=lambda parts: parts.total)
     fullest = max(moments, key=lambda parts: parts.total)
-    return fullest if sharding.on_gpu else _never_given_back(fullest, moments, e * table)
+    return _never_given_back(fullest, moments, e * table)
+
+
+def _at_start(state: MemoryParts, size: ModelSize) -> MemoryParts:
+    """All weights whole in fp32, as the model is built and moved to the device (training/engine.py)."""
+    table = 4.0 * size.table + size.buffers
+    return replace(state, moment="start", weights=4.0 * size.other, optimizer=0.0, item_table=table, data=0.0)
 
 
 def _never_given_back(fullest: MemoryParts, moments: Sequence[MemoryParts], table_bytes: float) -> MemoryParts:

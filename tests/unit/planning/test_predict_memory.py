@@ -53,6 +53,21 @@ def test_sizes_are_those_of_the_real_model(config: Callable[..., ExperimentConfi
     assert size.whole == size.other  # all of them are small
 
 
+def test_the_start_of_a_large_model_on_many_gpus_is_its_fullest_moment(
+    config: Callable[..., ExperimentConfig],
+) -> None:
+    """Every GPU holds all weights in fp32 before they are shared out."""
+    size = replace(model_size(config(), CATALOGUE), table=10**9, other=9 * 10**9, whole=0)
+    size = replace(size, table_moments=2 * size.table, other_moments=2 * size.other)
+    on_gpu = config("cluster.gpus_per_worker=1", engine(3, "bf16"), "loss={name: sampled-softmax}")
+    parts = predict_memory(on_gpu, size, NOTHING, LOAD, items=1_000, workers=64)
+    assert (parts.moment, parts.total) == ("start", 4e10)
+    fewer = predict_memory(on_gpu, size, NOTHING, LOAD, items=1_000, workers=2)
+    assert fewer.moment != "start" and fewer.total > 4e10
+    on_cpu = predict_memory(config(engine(3, "bf16")), size, NOTHING, LOAD, items=1_000, workers=64)
+    assert on_cpu.moment != "start"
+
+
 def test_muon_and_adagrad_keep_less(config: Callable[..., ExperimentConfig]) -> None:
     plain = model_size(config(), CATALOGUE)
     mixed = model_size(config("optimizer={name: muon, table: {name: rowwise-adagrad}}"), CATALOGUE)
