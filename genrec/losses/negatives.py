@@ -8,6 +8,9 @@ unbiased. The target is there with certainty, E = 1, and is not corrected; a poo
 left out for that row, so nothing counts twice. (The older form, Yi et al., 2019, corrects the target too, as though it
 had been drawn; Khrylchenko et al., 2025, arXiv 2507.09331, show that this is biased.) A pool of several sources has the
 sum of their E: each item stands for the same, whichever source it came from.
+
+E of the targets of a step is their number times the item's share of all training events. Where targets are dealt out
+otherwise (`sequence.mix`, `target_actions`, windows that leave events out) that is an approximation, and biased.
 """
 
 from typing import NamedTuple
