@@ -149,7 +149,7 @@ class BCEConfig(LossSection):
 
     @model_validator(mode="after")
     def _one_row(self) -> "BCEConfig":
-        check_one_row(self.num_negatives, self.max_logits_bytes)
+        check_one_row(self.num_negatives, self.max_logits_bytes, held=2)
         return self
 
 
@@ -163,16 +163,17 @@ class GBCEConfig(LossSection):
 
     @model_validator(mode="after")
     def _one_row(self) -> "GBCEConfig":
-        check_one_row(self.num_negatives, self.max_logits_bytes)
+        check_one_row(self.num_negatives, self.max_logits_bytes, held=2)
         return self
 
 
-def check_one_row(num_negatives: int, max_logits_bytes: int) -> None:
-    """Raises ValueError when the logits of a single target would be too many."""
-    if 4 * num_negatives > max_logits_bytes:
+def check_one_row(num_negatives: int, max_logits_bytes: int, *, held: int = 1) -> None:
+    """Raises ValueError when a single target's logits, of which the loss holds `held` forms, would be too many."""
+    needed = 4 * held * num_negatives
+    if needed > max_logits_bytes:
         raise ValueError(
-            f"max_logits_bytes ({max_logits_bytes}) must hold one row of num_negatives ({num_negatives}) fp32 logits; "
-            f"raise it to {4 * num_negatives} or more"
+            f"max_logits_bytes ({max_logits_bytes}) must hold one row of num_negatives ({num_negatives}) fp32 logits"
+            f"{' and their gradients' if held > 1 else ''}; raise it to {needed} or more"
         )
 
 

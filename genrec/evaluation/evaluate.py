@@ -104,14 +104,21 @@ def finish(
     if all_reduce is not None:
         sums = RankSums(all_reduce(sums.histogram))
     if sums.num_users == 0:
-        raise DataError(f"The data set {config.data.prepared} has no user to evaluate for {role}: {_way_out(manifest)}")
+        raise DataError(
+            f"The data set {config.data.prepared} has no user to evaluate for {role}: {_way_out(config, manifest)}"
+        )
     ks = config.evaluation.ks
     seconds = time.perf_counter() - started
     return EvaluationResult(sums.metrics(ks), sums.standard_errors(ks), sums.num_users, seconds)
 
 
-def _way_out(manifest: Manifest) -> str:
-    split = manifest.split
+def _way_out(config: ExperimentConfig, manifest: Manifest) -> str:
+    split, actions = manifest.split, config.sequence.target_actions
+    if actions is not None:
+        return (
+            f"sequence.target_actions ({', '.join(actions)}) asks for held-out events with such an action, and there "
+            "is none; name more actions, or leave the setting out."
+        )
     if split.name == "leave-one-out":
         return "leave-one-out needs users with at least 3 events; prepare a log that has some."
     return (

@@ -59,8 +59,13 @@ class WeightAverage:
 
     def save(self, folder: Path) -> None:
         """Writes the whole average into `folder`: worker 0 does, under ZeRO 3 one weight of all workers at a time."""
-        whole = {name: _gathered(p, self._average[name]) for name, p in self.model.named_parameters()}
-        if not dist.is_initialized() or dist.get_rank() == 0:
+        writes = not dist.is_initialized() or dist.get_rank() == 0
+        whole = {}
+        for name, parameter in self.model.named_parameters():
+            gathered = _gathered(parameter, self._average[name])
+            if writes:
+                whole[name] = gathered.cpu()
+        if writes:
             torch.save({"num_updates": self.num_updates, "weights": whole}, folder / AVERAGE_FILE)
 
     def load(self, folder: Path) -> None:
@@ -118,10 +123,8 @@ def _fitting(weights: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> T
 
 
 def _gathered(parameter: nn.Parameter, part: Tensor) -> Tensor:
-    """The whole tensor on CPU that the workers hold parts of."""
-    if not hasattr(parameter, "ds_tensor"):
-        return part.cpu()
-    return gather_parts(part, _shape(parameter)).cpu()
+    """The whole tensor that the workers hold parts of."""
+    return gather_parts(part, _shape(parameter)) if hasattr(parameter, "ds_tensor") else part
 
 
 @torch.no_grad()

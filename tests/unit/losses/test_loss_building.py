@@ -138,7 +138,10 @@ def test_evaluation_takes_no_gradient_and_gets_the_same(name: str) -> None:
             {"name": "sampled-softmax", "num_negatives": 20_000, "max_logits_bytes": 2**16},
             r"must hold one row of num_negatives \(20000\) fp32 logits; raise it to 80000 or more",
         ),
-        ({"name": "gbce", "num_negatives": 20_000, "max_logits_bytes": 2**16}, r"must hold one row of num_negatives"),
+        (
+            {"name": "gbce", "num_negatives": 10_000, "max_logits_bytes": 2**16},
+            r"must hold one row of num_negatives \(10000\) fp32 logits and their gradients; raise it to 80000",
+        ),
         (
             {"name": "sampled-softmax", "popularity_power": 0.5},
             r"popularity_power \(0.5\) is for negatives: popularity, not uniform; leave it out",
