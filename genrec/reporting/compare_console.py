@@ -19,9 +19,15 @@ def comparison_summary(comparison: Comparison) -> Group:
     for row in comparison_tables.verdicts(comparison):
         difference = row.difference if row.difference == formats.MISSING else _difference(row)
         head.add_row(Text(row.name), row.value, row.interval, difference, row.verdict)
+    over_seeds = comparison_tables.seed_names(comparison)
+    seeds: list[Table | Text] = [
+        _rows("Over seeds", over_seeds, comparison_tables.seed_rows(comparison)),
+        Text(f"{comparison_tables.SPREAD}\n", style="dim"),
+    ]
     return Group(
         head,
         _rows("All metrics", names, comparison_tables.metric_rows(comparison, with_intervals=False)),
+        *(seeds if over_seeds else []),
         _rows("What else differs", names, comparison_tables.other_rows(comparison)),
         _protocol(comparison),
         Text(f"\n{comparison_tables.MEANINGS}. {comparison_tables.NOTE}", style="dim"),

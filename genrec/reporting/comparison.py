@@ -24,6 +24,7 @@ from genrec.evaluation.protocol import OF_THE_RUN, compared_value, protocol_diff
 from genrec.evaluation.rank_counts import metric_values, places_of
 from genrec.evaluation.user_ranks import UserRanks, read_ranks
 from genrec.reporting.history import read_history
+from genrec.reporting.seed_groups import SeedGroup, SeedRun, seed_groups
 from genrec.run_dir import SERVED_EVALUATION, RunDir, open_run
 
 
@@ -50,11 +51,15 @@ class ComparedRun:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Runs that may be compared, the first of which is the base; `protocol` is the card that they share."""
+    """Runs that may be compared, the first of which is the base; `protocol` is the card that they share.
+
+    `seed_groups` are those of them that differ in their seed alone.
+    """
 
     role: str
     decisive: str
     runs: tuple[ComparedRun, ...]
+    seed_groups: tuple[SeedGroup, ...]
     protocol: dict[str, Any]
 
     @property
@@ -74,6 +79,10 @@ class _Recorded:
     values: dict[str, Any]
     ranks: UserRanks
 
+    @property
+    def served(self) -> bool:
+        return self.path.name == SERVED_EVALUATION
+
 
 def compare_runs(paths: Sequence[Path], role: str) -> Comparison:
     """The comparison of at least two runs on the users of `role`.
@@ -90,10 +99,18 @@ def compare_runs(paths: Sequence[Path], role: str) -> Comparison:
     ks, decisive = base.config.evaluation.ks, base.config.evaluation.metric
     names = Counter(entry.name for entry in recorded)
     card = base.values["protocol"]
+    runs = tuple(_compared(entry, base, ks, unique=names[entry.name] == 1) for entry in recorded)
     return Comparison(
         role=role,
         decisive=decisive,
-        runs=tuple(_compared(entry, base, ks, unique=names[entry.name] == 1) for entry in recorded),
+        runs=runs,
+        seed_groups=seed_groups(
+            [
+                SeedRun(run.name, entry.config, run.metrics)
+                for run, entry in zip(runs, recorded, strict=True)
+                if not entry.served
+            ]
+        ),
         protocol={name: compared_value(card, name) for name in card if name not in OF_THE_RUN},
     )
 
@@ -105,6 +122,14 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "decisive": comparison.decisive,
         "protocol": comparison.protocol,
         "runs": [_run_json(run) for run in comparison.runs],
+        "seed_groups": [
+            {
+                "runs": list(group.names),
+                "seeds": list(group.seeds),
+                "metrics": {name: {"mean": mean, "spread": spread} for name, (mean, spread) in group.metrics.items()},
+            }
+            for group in comparison.seed_groups
+        ],
     }
 
 

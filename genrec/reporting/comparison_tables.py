@@ -11,8 +11,10 @@ MARKS = {"better beyond noise": "▲", "worse beyond noise": "▼", "within nois
 MEANINGS = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
 NOTE = (
     "Intervals are 95%, over users (2,000 resamples); a difference is over the users that both runs were tested on. "
-    "They hold the noise of users, not of seeds: train several before believing a small difference."
+    "They hold the noise of users, not of seeds: train several before believing a small difference. Of many marks "
+    "one in twenty is chance."
 )
+SPREAD = "Mean ± standard deviation over runs that differ in their seed alone."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,26 @@ def metric_rows(comparison: Comparison, *, with_intervals: bool) -> list[Compare
         )
         for name in tables.ordered_metrics(comparison.metrics)
     ]
+
+
+def seed_rows(comparison: Comparison) -> list[ComparedRow]:
+    """Every metric of every group of seeds."""
+    return [
+        ComparedRow(
+            formats.metric_name(name),
+            tuple(
+                f"{formats.metric(mean)} ± {formats.metric(spread)}"
+                for mean, spread in (group.metrics[name] for group in comparison.seed_groups)
+            ),
+            name == comparison.decisive,
+        )
+        for name in tables.ordered_metrics(comparison.metrics)
+    ]
+
+
+def seed_names(comparison: Comparison) -> list[str]:
+    """What stands above each group: the name of its first run, and its seeds."""
+    return [f"{group.names[0]}, seeds {', '.join(map(str, group.seeds))}" for group in comparison.seed_groups]
 
 
 def other_rows(comparison: Comparison) -> list[ComparedRow]:

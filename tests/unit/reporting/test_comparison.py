@@ -203,6 +203,32 @@ def test_the_terminal_shows_verdicts_metrics_costs_and_the_shared_protocol(runs:
     assert (row.count("▲"), row.count("▼"), row.count("≈")) == (1, 1, 1)
 
 
+def test_runs_of_several_seeds_get_their_mean_and_spread(tmp_path: Path) -> None:
+    def trained(name: str, shift: int, **config: Any) -> Path:
+        return write(tmp_path, name, some_ranks(shift), config=config)
+
+    paths = [
+        trained("wide", 0, seed=1),
+        trained("wide-2", 5, seed=2, cluster={"workers": 1}),
+        trained("other", 0, seed=3, optimizer={"lr": 0.002}),
+        trained("wide-again", -5, seed=1),  # the same seed: not another draw
+    ]
+    comparison = compare_runs(paths, "test")
+    (group,) = comparison.seed_groups
+    assert (group.names, group.seeds) == (("wide", "wide-2"), (1, 2))
+    first, second = (run.metrics["hr@10"] for run in comparison.runs[:2])
+    assert group.metrics["hr@10"] == pytest.approx(((first + second) / 2, abs(first - second) / 2**0.5))
+    assert comparison_json(comparison)["seed_groups"][0]["metrics"]["hr@10"]["mean"] == group.metrics["hr@10"][0]
+    stream = StringIO()
+    Console(file=stream, width=160).print(comparison_summary(comparison))
+    assert "wide, seeds 1, 2" in stream.getvalue() and " ± " in stream.getvalue()
+    write_comparison_page(comparison, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    check_accessible(page)
+    assert "Over seeds" in page.text and "wide, seeds 1, 2" in page.text
+    assert compare_runs(paths[2:], "test").seed_groups == ()
+
+
 def test_the_page_is_whole_and_escaped(tmp_path: Path, runs: list[Path]) -> None:
     comparison = compare_runs(runs, "test")
     write_comparison_page(comparison, tmp_path / "page.html")
