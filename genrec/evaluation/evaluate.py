@@ -114,17 +114,19 @@ def finish(
 
 def _way_out(config: ExperimentConfig, manifest: Manifest) -> str:
     split, actions = manifest.split, config.sequence.target_actions
-    if actions is not None:
-        return (
-            f"sequence.target_actions ({', '.join(actions)}) asks for held-out events with such an action, and there "
-            "is none; name more actions, or leave the setting out."
-        )
     if split.name == "leave-one-out":
-        return "leave-one-out needs users with at least 3 events; prepare a log that has some."
+        sentence = "leave-one-out needs users with at least 3 events; prepare a log that has some."
+    else:
+        sentence = (
+            f"global-time needs users with an event before and one inside the period (validation from "
+            f"{split.validation_from}, test from {split.test_from}); move data.split into the log's time range "
+            f"{manifest.time_range[0]} to {manifest.time_range[1]} and prepare again."
+        )
+    if actions is None:
+        return sentence
     return (
-        f"global-time needs users with an event before and one inside the period (validation from "
-        f"{split.validation_from}, test from {split.test_from}); move data.split into the log's time range "
-        f"{manifest.time_range[0]} to {manifest.time_range[1]} and prepare again."
+        f"{sentence} Or no held-out event has an action of sequence.target_actions ({', '.join(actions)}): name more, "
+        "or leave the setting out."
     )
 
 

@@ -180,7 +180,8 @@ def _rows_of(model: SequenceModel, table: Tensor, export: Export) -> Callable[[r
     """What gives some rows of the exported item table as evaluation sees them."""
     vectors, config = export.vectors, export.config.inputs.item_vectors
     if vectors is None or config is None:
-        return lambda part: table[part.start : part.stop]
+        # A view would keep the whole table, or the file that it is read from.
+        return lambda part: table[part.start : part.stop].clone()
     return lambda part: settled_rows(model, table, vectors, config, part)
 
 

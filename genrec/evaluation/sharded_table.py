@@ -61,8 +61,8 @@ def shard_of(num_items: int, workers: Workers) -> tuple[int, int]:
 def share_out(model: SequenceModel, rows_of: Callable[[range], Tensor], num_items: int, workers: Workers) -> None:
     """Gives the model this worker's part of the table of `num_items` + 1 rows in place of its own item table.
 
-    `rows_of` gives the rows of a part, [len(part), dim].
+    `rows_of` gives the rows of a part, [len(part), dim], in memory of their own.
     """
-    rows = rows_of(range(*shard_of(num_items, workers))).clone()  # a view would keep the whole table, or its file
+    rows = rows_of(range(*shard_of(num_items, workers)))
     device = next(model.parameters()).device
     model.item_table = ShardedItemTable(rows.to(device), num_items, workers, l2_normalize=model.item_table.l2_normalize)

@@ -30,7 +30,7 @@ def comparison_summary(comparison: Comparison) -> Group:
         *(seeds if over_seeds else []),
         _rows("What else differs", names, comparison_tables.other_rows(comparison)),
         _protocol(comparison),
-        Text(f"\n{comparison_tables.MEANINGS}. {comparison_tables.NOTE}", style="dim"),
+        Text(f"\n{comparison_tables.MEANINGS}. {comparison_tables.note(comparison)}", style="dim"),
     )
 
 

@@ -23,7 +23,7 @@ def write_comparison_page(comparison: Comparison, path: Path) -> None:
         seeds=comparison_tables.seed_rows(comparison),
         spread=comparison_tables.SPREAD,
         marks=comparison_tables.MEANINGS,
-        note=comparison_tables.NOTE,
+        note=comparison_tables.note(comparison),
         protocol=tables.protocol_rows(comparison.protocol),
     )
     try:

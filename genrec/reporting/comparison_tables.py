@@ -11,9 +11,10 @@ MARKS = {"better beyond noise": "▲", "worse beyond noise": "▼", "within nois
 MEANINGS = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
 NOTE = (
     "Intervals are 95%, over users (2,000 resamples); a difference is over the users that both runs were tested on. "
-    "They hold the noise of users, not of seeds: train several before believing a small difference. Of many marks "
-    "one in twenty is chance."
+    "They hold the noise of users, not of seeds: train several before believing a small difference. "
+    "Where nothing differs, about one in twenty still gets ▲ or ▼."
 )
+STARTED = "Weights that began as another run's (starts from) may have seen what is asked here."
 SPREAD = "Mean ± standard deviation over runs that differ in their seed alone."
 
 
@@ -67,6 +68,11 @@ def metric_rows(comparison: Comparison, *, with_intervals: bool) -> list[Compare
         )
         for name in tables.ordered_metrics(comparison.metrics)
     ]
+
+
+def note(comparison: Comparison) -> str:
+    """What the numbers hold, and what they may not."""
+    return f"{NOTE} {STARTED}" if any("starts_from" in run.of_the_run for run in comparison.runs) else NOTE
 
 
 def seed_rows(comparison: Comparison) -> list[ComparedRow]:

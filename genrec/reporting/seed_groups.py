@@ -1,15 +1,17 @@
 """Runs that differ in their seed alone, together: mean and spread, as published tables have them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 from genrec.config import ExperimentConfig
+from genrec.config_neutral import NEUTRAL, is_covered
+from genrec.run_dir import config_differences
 
-NOT_THE_MODEL = {"name", "seed", "runs_dir", "cluster", "placement", "faults", "tracking"}
-"""Sections that decide where and under what name a run is trained, and not what comes of it."""
+OWN = ("name", "seed", "runs_dir")
+LENGTH = ("train.max_epochs", "train.max_steps")
+"""A refit has its own, which the run that it was made of has chosen."""
 
 
 class SeedRun(NamedTuple):
@@ -31,11 +33,19 @@ class SeedGroup:
 
 def seed_groups(runs: Sequence[SeedRun]) -> tuple[SeedGroup, ...]:
     """The groups of two runs and more, in the order of their first; of runs with the same seed the first counts."""
-    alike: dict[str, dict[int, SeedRun]] = {}
+    alike: list[dict[int, SeedRun]] = []
     for run in runs:
-        config = run.config.model_dump(mode="json", exclude=NOT_THE_MODEL)
-        alike.setdefault(json.dumps(config, sort_keys=True), {}).setdefault(run.config.seed, run)
-    return tuple(_group(tuple(group.values())) for group in alike.values() if len(group) > 1)
+        group = next((group for group in alike if _is_alike(run.config, next(iter(group.values())).config)), None)
+        if group is None:
+            alike.append({run.config.seed: run})
+        else:
+            group.setdefault(run.config.seed, run)
+    return tuple(_group(tuple(group.values())) for group in alike if len(group) > 1)
+
+
+def _is_alike(one: ExperimentConfig, other: ExperimentConfig) -> bool:
+    free = (*OWN, *NEUTRAL, *(LENGTH if one.refits and other.refits else ()))
+    return all(is_covered(text.partition(":")[0], free) for text in config_differences(one, other))
 
 
 def _group(runs: Sequence[SeedRun]) -> SeedGroup:

@@ -33,6 +33,7 @@ PROTOCOL_HINTS = {  # by the names that genrec.evaluation.protocol gives its lin
     "sample": "whether every held-out user counts",
     "epoch_choice": "what decided which weights are evaluated",
     "refit_on_validation": "whether validation events were trained on in the end",
+    "starts_from": "whose weights it began with, whatever they had seen",
     "num_seeds": "runs that the numbers average over",
     "seed": "decides weights, order, dropout and negatives",
     "data_hash": "fingerprint of the prepared data set",

@@ -107,6 +107,7 @@ def tokenize(
             "tokenizer": section.tokenizer.model_dump(mode="json"),
             "vectors": section.vectors.model_dump(mode="json"),
             "collisions": section.collisions,
+            "train_on": config.sequence.train_on,
             "accepted": list(found),
             "error": made.error,
             "files": file_digests(finished),
@@ -135,7 +136,9 @@ def ensure_map(
         with suppress(MapExistsError):  # a run beside this one made it meanwhile
             made = tokenize(config, progress=progress)
     if made is None:
-        _check_origin(config.semantic_ids, load_semantic_ids(path).origin)
+        origin = load_semantic_ids(path).origin
+        _check_origin(config.semantic_ids, origin)
+        _check_unseen(config, path, origin)
         return
     say(f"Semantic ids: {path}, levels {list(made.ids.sizes)}; {Path(path) / PAGE_FILE} says how good they are.")
 
@@ -153,6 +156,17 @@ def _check_origin(section: SemanticIdsConfig, origin: dict[str, Any]) -> None:
             f"{section.path} holds a map made with another tokenizer ({changes[0]}), and a model takes the map as it "
             "is; set semantic_ids.tokenizer back, name another folder in semantic_ids.path, or make the map anew with "
             "`genrec tokenize CONFIG --overwrite`."
+        )
+
+
+def _check_unseen(config: ExperimentConfig, path: str, origin: dict[str, Any]) -> None:
+    """Raises DataError when a map may know the events that a run of the config validates on."""
+    is_learned = isinstance(origin.get("vectors"), dict) and origin["vectors"].get("name") == "export"
+    if is_learned and origin.get("train_on") == "train+validation" and not config.refits:
+        raise DataError(
+            f"{path} holds a map that was made for refits, from the item table of a model that may have been trained "
+            "on validation events, by which this run would choose its best step; name another folder in "
+            "semantic_ids.path, or set sequence.train_on=train+validation."
         )
 
 

@@ -8,35 +8,11 @@ others change the rest of the run and not what was done (its length, the learnin
 from collections.abc import Sequence
 
 from genrec.config import ExperimentConfig
+from genrec.config_neutral import NEUTRAL, is_covered
 from genrec.errors import RunError
 from genrec.run_dir import config_differences
 
-FREE = (
-    "cluster",
-    "placement",
-    "tracking",
-    "engine.name",
-    "engine.zero_stage",
-    "engine.offload_optimizer",
-    "batch.micro_batches_per_step",
-    "batch.steps_per_block",
-    "data.max_rejected_fraction",
-    "data.max_rejected_files",
-    "data.prepared",
-    "evaluation.max_scores_bytes",
-    "evaluation.max_waiting_validations",
-    "evaluation.shard_table_bytes",
-    "evaluation.users_per_batch",
-    "evaluation.validation_timeout_s",
-    "faults",
-    "semantic_ids.path",  # a checkpoint names its map by its digest
-    "train.checkpoint_dir",  # start.py looks whether the checkpoints are there
-    "train.checkpoint_every_steps",
-    "train.checkpoint_upload",
-    "train.keep_best",
-    "train.keep_checkpoints",
-    "train.log_every_steps",
-)
+FREE = (*NEUTRAL, "faults")
 """Settings, or whole sections, that a resumed run may change without being asked."""
 
 ON_REQUEST = ("engine.matmul_precision", "engine.precision", "evaluation", "optimizer", "train", "loss")
@@ -67,7 +43,7 @@ def check_changes(
     Raises RunError with every difference that it may not take over; `allowed` are names given with `--allow-change`.
     """
     for name in allowed:
-        if name in KINDS or not (_covered(name, ON_REQUEST) or _covered(name, FREE)):
+        if name in KINDS or not (is_covered(name, ON_REQUEST) or is_covered(name, FREE)):
             raise RunError(
                 f"--allow-change {name} is not possible: it decides what a step of run {run} is; use another name=..., "
                 f"or start over with --fresh. Possible are {', '.join(ON_REQUEST)} and settings inside them."
@@ -75,9 +51,9 @@ def check_changes(
     differences = {text.partition(":")[0]: text for text in config_differences(old, new)}
     if _packed_parts(old) == _packed_parts(new):
         differences.pop("batch.packed_parts", None)
-    refused = {k: text for k, text in differences.items() if k in KINDS or not _covered(k, (*FREE, *allowed))}
+    refused = {k: text for k, text in differences.items() if k in KINDS or not is_covered(k, (*FREE, *allowed))}
     if refused:
-        on_request = [key for key in refused if key not in KINDS and _covered(key, ON_REQUEST)]
+        on_request = [key for key in refused if key not in KINDS and is_covered(key, ON_REQUEST)]
         way_out = (
             f"add {' '.join(f'--allow-change {key}' for key in on_request)} to go on with the new values, "
             if len(on_request) == len(refused)
@@ -88,7 +64,3 @@ def check_changes(
             "Differences (run -> now):\n  " + "\n  ".join(refused.values())
         )
     return tuple(differences.values())
-
-
-def _covered(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)

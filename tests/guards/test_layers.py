@@ -15,6 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("genrec.errors", "genrec.overrides"),
     (
         "genrec.config_errors",
+        "genrec.config_neutral",
         "genrec.config_secrets",
         "genrec.config_workers",
         "genrec.cpu_op",

@@ -117,7 +117,7 @@ def test_equal_items_tie_wherever_they_stand(dim: int, num_users: int, workers: 
 
 
 def rows_of(model: SequenceModel) -> Callable[[range], Tensor]:
-    return lambda part: model.item_table.weight[part.start : part.stop].detach()
+    return lambda part: model.item_table.weight[part.start : part.stop].detach().clone()
 
 
 def shared(model: SequenceModel, parts: list[EvaluationBatch], max_columns: int) -> list[Ranked]:

@@ -209,7 +209,8 @@ def test_runs_of_several_seeds_get_their_mean_and_spread(tmp_path: Path) -> None
 
     paths = [
         trained("wide", 0, seed=1),
-        trained("wide-2", 5, seed=2, cluster={"workers": 1}),
+        trained("wide-2", 5, seed=2, cluster={"workers": 1}, engine={"zero_stage": 0}),
+        trained("careful", 5, seed=4, faults={"on_poisoned_step": "skip"}),
         trained("other", 0, seed=3, optimizer={"lr": 0.002}),
         trained("wide-again", -5, seed=1),  # the same seed: not another draw
     ]
@@ -227,6 +228,16 @@ def test_runs_of_several_seeds_get_their_mean_and_spread(tmp_path: Path) -> None
     check_accessible(page)
     assert "Over seeds" in page.text and "wide, seeds 1, 2" in page.text
     assert compare_runs(paths[2:], "test").seed_groups == ()
+    lengths = [{"sequence": {"train_on": "train+validation"}, "train": {"max_epochs": n}} for n in (3, 4)]
+    refits = [trained(f"refit-{n}", 0, seed=n, **lengths[n]) for n in (0, 1)]
+    assert compare_runs(refits, "test").seed_groups[0].seeds == (0, 1)
+
+
+def test_weights_of_another_run_are_remarked_on(tmp_path: Path) -> None:
+    paths = [write(tmp_path, "first", some_ranks()), write(tmp_path, "warm", some_ranks(), starts_from="runs/old")]
+    stream = StringIO()
+    Console(file=stream, width=120).print(comparison_summary(compare_runs(paths, "test")))
+    assert "may have seen what is asked here" in " ".join(stream.getvalue().split())
 
 
 def test_the_page_is_whole_and_escaped(tmp_path: Path, runs: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_a_map_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     other = config_of(tmp_path / "again", 60, *CODES, *more)
     with pytest.raises(DataError, match=r"made with another tokenizer \(iterations: .* -> 7\).*--overwrite"):
         ensure_map(other)
+
+
+def test_a_map_that_may_know_the_validation_events_is_for_refits_only(tmp_path: Path) -> None:
+    refit = config_of(tmp_path, 60, *CODES, "sequence.train_on=train+validation")
+    ensure_map(refit)
+    plain = config_of(tmp_path / "again", 60, *CODES, f"semantic_ids.path={tmp_path / 'map'}")
+    ensure_map(plain)  # made of vectors that no run has learned
+    made = load_semantic_ids(tmp_path / "map")
+    replace(made, origin={**made.origin, "vectors": {"name": "export", "path": "runs/x"}}).save(tmp_path / "map")
+    with pytest.raises(DataError, match=r"made for refits.*train_on=train"):
+        ensure_map(plain)
+    ensure_map(refit)
 
 
 def test_a_trial_that_takes_another_map_can_be_trained_by_itself(tmp_path: Path) -> None:
