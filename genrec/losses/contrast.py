@@ -134,7 +134,10 @@ class _SharedContrast(torch.autograd.Function):
             scores = torch.mm(row, negative.T, out=held[: row.shape[0]])  # [chunk, k]
             if log_weights is not None:
                 scores += log_weights
-            scores[_own_target(target, negatives.ids)] = -math.inf
+            if rows.is_cpu:
+                scores[_own_target(target, negatives.ids)] = -math.inf
+            else:  # a pass over the scores is cheaper there than a wait for the device
+                scores.masked_fill_(negatives.ids == target.unsqueeze(1), -math.inf)
             found = criterion((row * own_vectors).sum(dim=1, keepdim=True), scores).times(weight)
             loss += found.losses.sum()
             if needs_gradient:

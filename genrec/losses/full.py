@@ -161,8 +161,10 @@ def _full_softmax_chunk(
     for first, last in tiles:
         if len(tiles) > 1:
             exponentials = logits(first, last).sub_(peak).exp_()
-        inside = ((targets >= first) & (targets < last)).nonzero().squeeze(1)
-        exponentials[inside, targets[inside] - first] -= total[inside, 0]
+        # One place a row, 0 where the target is in another tile: no wait for the device, which `nonzero` would be.
+        places = (targets - first).clamp(0, last - first - 1).unsqueeze(1)
+        inside = ((targets >= first) & (targets < last)).unsqueeze(1)
+        exponentials.scatter_add_(1, places, torch.where(inside, -total, 0.0))
         grad_rows.addmm_(exponentials, items[first:last])
         grad_items[first:last].addmm_(exponentials.T, scaled_rows)
     grad_rows.div_(divisor)

@@ -19,6 +19,10 @@ from genrec.models.layers import keep_mask
 ROW_BLOCK = 64  # query rows at a time: rows r .. r+63 need the keys up to r+63 only, which saves a third of the square
 
 
+MOST_SEQUENCES = 2**16 - 1
+"""torch's memory-efficient kernel takes no more at a time with dropout (pytorch issue 154029)."""
+
+
 def row_blocks(length: int) -> list[tuple[int, int]]:
     """Ranges of query rows, each of about `ROW_BLOCK`, that cover `length`."""
     parts = max(1, round(length / ROW_BLOCK))
@@ -54,8 +58,9 @@ def library_attention(slots: Tensor, layout: JaggedLayout, dropout: float) -> Te
     outputs = []
     for group in layout.groups:
         heads = layout.block(slots, group).view(group.num_sequences, layout.num_heads, group.length, -1)
-        q, k, v = heads.chunk(3, dim=3)  # [sequences, heads, length, d]
-        outputs.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True).flatten(0, 2))
+        for some in torch.split(heads, MOST_SEQUENCES):
+            q, k, v = some.chunk(3, dim=3)  # [sequences, heads, length, d]
+            outputs.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True).flatten(0, 2))
     return torch.cat(outputs)
 
 

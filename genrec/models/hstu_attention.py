@@ -124,7 +124,8 @@ class _CausalBiasedAttention(torch.autograd.Function):
                     tile_bias = tile_bias.unsqueeze(1)  # one bias for all heads
                 scores.view(group.num_sequences, layout.num_heads, last - first, last).add_(tile_bias)
                 gate = None if form.kind == "softmax" else torch.sigmoid(scores)
-                weights = torch.softmax(scores, dim=2) if gate is None else scores.mul_(gate)
+                # Autocast on CUDA computes a softmax in fp32, and the backward pass needs what the products were.
+                weights = torch.softmax(scores, dim=2).to(scores.dtype) if gate is None else scores.mul_(gate)
                 group_out[:, first:last] = scaled_bmm(weights, v[:, :last], 1 / (form.divisor or 1))
                 if needs_gradient:  # SiLU' = s + a - a s
                     saved += [weights, weights if gate is None else (weights + gate).addcmul_(weights, gate, value=-1)]

@@ -16,6 +16,7 @@ from loss_problems import (
 )
 from torch import Tensor
 
+from genrec.losses.contrast import _own_target
 from genrec.losses.negatives import Negatives
 from genrec.models.item_table import ItemTable
 
@@ -173,3 +174,10 @@ def test_items_that_training_does_not_know_change_nothing(per_position: bool) ->
         results.append((value, gradient[:21]))
         assert not gradient[21:].any()
     torch.testing.assert_close(results[0], results[1])
+
+
+def test_a_rows_own_target_is_found_like_a_pass_over_all_scores_finds_it() -> None:
+    targets, negatives = torch.tensor([4, 9, 2, 2, 7]), torch.tensor([1, 2, 2, 4, 4, 4, 8])
+    found = torch.zeros(len(targets), len(negatives), dtype=torch.bool)
+    found[_own_target(targets, negatives)] = True
+    assert torch.equal(found, negatives == targets.unsqueeze(1)) and int(found.sum()) == 7

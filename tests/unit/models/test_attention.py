@@ -66,3 +66,11 @@ def test_dropout_drops_attention_weights() -> None:
     past = torch.ones(8, 8, dtype=torch.bool).tril()
     assert kept[:, past].double().mean().item() == pytest.approx(0.5, abs=0.02)
     assert not kept[:, ~past].any()
+
+
+def test_torchs_kernels_take_some_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = layout_of((3, 3, 3, 3, 3))
+    slots = layout.pad(torch.randn(15, 2 * 3 * 4))
+    whole = library_attention(slots, layout, 0.0)
+    monkeypatch.setattr(attention, "MOST_SEQUENCES", 2)
+    torch.testing.assert_close(library_attention(slots, layout, 0.0), whole)

@@ -110,3 +110,20 @@ def test_bf16_is_near_fp64(form: AttentionForm) -> None:
         assert all(x.dtype == dtype for x in (out, *grads))
     for exactly, nearly in zip(*results, strict=True):
         assert (exactly - nearly).norm() < 0.03 * exactly.norm()  # bf16 has 8 bits
+
+
+def test_a_softmax_in_fp32_beside_products_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As autocast on CUDA has it; on a CPU autocast leaves a softmax of bf16 as it is."""
+    form, layout = FORMS["softmax"]._replace(query_dim=4), jagged_layout(torch.tensor([0, 5, 9]), 1)
+    vqk = torch.randn(9, 12, dtype=torch.bfloat16, requires_grad=True)
+
+    def attended() -> tuple[Tensor, Tensor]:
+        out = causal_biased_attention(vqk, layout, AttentionBias(None, None, []), form)
+        return out, torch.autograd.grad(out.sum(), vqk)[0]
+
+    expected = attended()
+    softmax = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda scores, dim: softmax(scores.float(), dim=dim))
+    for found, exact in zip(attended(), expected, strict=True):
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found, exact, atol=2e-2, rtol=2e-2)
