@@ -26,7 +26,12 @@ class ClusterConfig(Section):
     max_preemptions: int = Field(
         -1, ge=-1, description="times a run may be told to leave its machines and go on elsewhere; -1 is no limit"
     )
-    collective_timeout_s: int = Field(600, ge=10, description="a collective that takes longer ends the run")
+    collective_timeout_s: int = Field(
+        3_600,
+        ge=10,
+        description="a collective that takes longer ends the run; the others wait in one while worker 0 reads a "
+        "checkpoint, exports or stores",
+    )
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -38,6 +43,15 @@ class ClusterConfig(Section):
         check_countable(
             self.workers, {"cpus_per_worker": self.cpus_per_worker, "gpus_per_worker": self.gpus_per_worker}
         )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> "ClusterConfig":
+        if self.max_workers > 1 and self.gpus_per_worker not in (0, 1):
+            raise ValueError(
+                f"gpus_per_worker ({self.gpus_per_worker:g}) must be 0 or 1 with workers ({self.max_workers}): workers "
+                "of one run cannot share a GPU; runs of one worker each can"
+            )
         return self
 
     @property

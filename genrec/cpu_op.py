@@ -34,14 +34,14 @@ _COMPILE = (
 )
 
 
-def build_folder() -> Path:
-    """Where torch compiles the op: a folder of TORCH_EXTENSIONS_DIR, or of the user's cache.
+def build_folder(op: str = OP_NAME) -> Path:
+    """Where torch compiles an op: a folder of TORCH_EXTENSIONS_DIR, or of the user's cache.
 
     Raises RunError when torch is not installed.
     """
     root = os.environ.get("TORCH_EXTENSIONS_DIR")
     if root is not None:
-        return Path(root) / OP_NAME
+        return Path(root) / op
     # torch/version.py is run by itself: importing torch for two strings takes seconds.
     version = runpy.run_path(str(_package_folder("torch") / "version.py"))
     accelerator = "cpu"
@@ -51,7 +51,7 @@ def build_folder() -> Path:
             break
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     python = f"py{sys.version_info.major}{sys.version_info.minor}{sys.abiflags}"
-    return Path(os.path.realpath(cache / "torch_extensions")) / f"{python}_{accelerator}" / OP_NAME
+    return Path(os.path.realpath(cache / "torch_extensions")) / f"{python}_{accelerator}" / op
 
 
 def is_compiled() -> bool:
@@ -71,9 +71,9 @@ def is_compiled() -> bool:
     return library.stat().st_mtime >= max(path.stat().st_mtime for path in inputs)
 
 
-def stale_lock() -> Path | None:
+def stale_lock(op: str = OP_NAME) -> Path | None:
     """The lock file of a build that was killed, or None; a lock that a live process holds is not stale."""
-    lock = build_folder() / "lock"
+    lock = build_folder(op) / "lock"
     if not lock.exists() or _is_open_somewhere(lock):
         return None
     # Released while the processes were looked through.
@@ -93,13 +93,13 @@ def compile_cpu_op(timeout_s: float = 600.0) -> None:
 
 
 @contextmanager
-def op_folder_locked() -> Iterator[None]:
-    """One process of this machine at a time compiles or loads the op; a lock file that a killed one left is removed.
+def op_folder_locked(op: str = OP_NAME) -> Iterator[None]:
+    """One process of this machine at a time compiles or loads an op; a lock file that a killed one left is removed.
 
     Raises RunError when another one has it for more than half an hour.
     """
-    with locked(build_folder().with_suffix(".genrec-lock"), "compiling or loading DeepSpeed's CPU op"):
-        lock = stale_lock()
+    with locked(build_folder(op).with_suffix(".genrec-lock"), "compiling or loading DeepSpeed's CPU op"):
+        lock = stale_lock(op)
         if lock is not None:
             logger.warning("%s was left by a process that was killed, and is removed.", lock)
             lock.unlink(missing_ok=True)

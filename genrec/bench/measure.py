@@ -20,7 +20,8 @@ from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import Place
 from genrec.planning.hardware import measure_gemm
 from genrec.training.context import WorkerContext
-from genrec.training.engine import Engine, build_engine, import_deepspeed
+from genrec.training.deepspeed_setup import import_deepspeed
+from genrec.training.engine import Engine, build_engine
 from genrec.training.hooks import LogHook
 from genrec.training.loop import train
 from genrec.training.meters import StepMeter

@@ -5,8 +5,6 @@ targets of the *whole* step (by their weights, added up), so neither the number 
 result.
 """
 
-import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from genrec.config import AutoConfig, DeepSpeedConfig, ExperimentConfig, TorchConfig
-from genrec.cpu_op import op_folder_locked
 from genrec.data.batch import Batch
 from genrec.errors import ConfigError, RunError
 from genrec.models.base import LossSum, SequenceModel
 from genrec.training.clock import StepClock, time_collectives
+from genrec.training.deepspeed_setup import import_deepspeed, limit_waits, load_adam_op
 from genrec.training.optim import MixedOptimizer, apply_settings, build_optimizer, set_learning_rate
 from genrec.training.universal import (
     UniversalState,
@@ -187,6 +185,8 @@ class DeepSpeedEngine:
         device: torch.device,
     ) -> None:
         deepspeed = import_deepspeed(device)
+        if engine.offload_optimizer:
+            load_adam_op(deepspeed)
         singly = engine.zero_stage == 3
         optimizer = None if engine.offload_optimizer else build_optimizer(model, config.optimizer, singly=singly)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -195,6 +195,7 @@ class DeepSpeedEngine:
             model_parameters=list(model.parameters()) if optimizer is None else None,
             config=deepspeed_config(config, engine, workers=workers),
         )
+        limit_waits(self._engine, config.cluster.collective_timeout_s)
         self.model: SequenceModel = self._engine.module
         self._settings = config.optimizer
         self._inner = optimizer
@@ -325,36 +326,6 @@ def deepspeed_config(config: ExperimentConfig, engine: DeepSpeedConfig, *, worke
             "params": {"lr": o.lr, "betas": [o.beta1, o.beta2], "weight_decay": o.weight_decay},
         }
     return values
-
-
-def import_deepspeed(device: torch.device) -> Any:
-    """The package, ready for `device`; raises ConfigError when it cannot be imported here."""
-    # DeepSpeed builds C++ ops with the `ninja` executable that it looks for on PATH; a worker's PATH may lack the
-    # virtual environment that holds it.
-    folder = str(Path(sys.executable).parent)
-    if folder not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise ConfigError(
-            "engine.name = 'deepspeed' needs the deepspeed package, which cannot be imported here "
-            f"({error}); install it, or train with engine.name=torch."
-        ) from error
-    if device.type == "cpu":
-        _load_cpu_op(deepspeed)
-    return deepspeed
-
-
-def _load_cpu_op(deepspeed: Any) -> None:
-    """Loads the op that `deepspeed.initialize` would load, which finds it loaded: it has no lock that ends with us."""
-    builder = deepspeed.accelerator.get_accelerator().create_op_builder("ShareMemCommBuilder")
-    if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
-        return
-    with op_folder_locked():
-        builder.load(verbose=False)
 
 
 def _nan_unless_finite(loss_sum: Tensor) -> Tensor:

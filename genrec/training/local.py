@@ -1,5 +1,6 @@
 """The launcher without Ray: this process is the worker, or one of `torchrun`'s."""
 
+import gc
 import logging
 import os
 import shutil
@@ -90,7 +91,10 @@ def _run_until_done(config: ExperimentConfig, context: WorkerContext, work: Work
         try:
             return work(config, context)
         except RewindError as error:
-            logger.warning("%s", error)
+            logger.warning("%s", str(error))  # the error itself knows the engine
+        gc.collect()  # the engine that is given up holds itself in a circle, and its memory with it
+        if context.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def pick_device(config: ExperimentConfig, local_rank: int) -> torch.device:

@@ -18,7 +18,7 @@ from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import Place, worker_batches
 from genrec.data.target_actions import target_rule
-from genrec.errors import StorageError
+from genrec.errors import RunError, StorageError
 from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
 from genrec.log_lines import PLACE
@@ -71,6 +71,12 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
         if state.step < context.end_step and state.stop_reason is None:
             start = StartHook(context, tracker, phases, state.step, warm, said)
             _train(config, engine, context, tracker, manifest, state, start)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"Worker {context.rank} ran out of GPU memory after step {state.step} ({str(error).splitlines()[0]}). "
+            "`genrec plan CONFIG` works out what fits: more micro-batches (batch.micro_batches_per_step), another "
+            "engine.zero_stage, engine.offload_optimizer, or for a decoder model.recompute=true."
+        ) from error
     finally:
         if tracker is not None:
             tracker.close()

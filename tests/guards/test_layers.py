@@ -91,7 +91,7 @@ STRANGERS = (
 RAY_MODULES = re.compile(
     r"genrec\.(data\.prepare\w*|data\.ray_\w+|inference\.batch|bench\.ray_\w+|semantic\.ray_\w+|tuning\.ray_\w+|launch\.ray_\w+|cluster(\..*)?)$"
 )
-DEEPSPEED_MODULES = re.compile(r"genrec\.training\.(engine|universal)$")
+DEEPSPEED_MODULES = re.compile(r"genrec\.training\.(deepspeed_setup|engine|universal)$")
 # Must start fast, and work where torch is broken.
 TORCH_FREE_MODULES = re.compile(r"genrec(\.(errors|overrides|config\w*|cpu_op|doctor|run_dir|cli\w*|reporting\..*))?$")
 

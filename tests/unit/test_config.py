@@ -145,6 +145,11 @@ def test_numbers_in_scientific_notation_are_numbers() -> None:
         ),
         (["model.dim=65"], "model: dim (65) must be divisible by num_heads (2)", "use dim 66 or num_heads 1"),
         (
+            ["cluster.workers=2", "cluster.gpus_per_worker=0.5"],
+            "cluster: gpus_per_worker (0.5) must be 0 or 1 with workers (2)",
+            "runs of one worker each can",
+        ),
+        (
             ["engine.zero_stage=0", "engine.offload_optimizer=true"],
             "engine: offload_optimizer needs zero_stage 1, 2 or 3, not 0",
             "raise zero_stage",

@@ -84,6 +84,16 @@ def test_a_lock_that_nobody_holds_is_removed_with_a_warning(folder: Path, monkey
     assert warnings == [f"{lock} was left by a process that was killed, and is removed."]
 
 
+def test_other_ops_have_a_lock_of_their_own(folder: Path) -> None:
+    other = folder.parent / "cpu_adam"
+    other.mkdir()
+    for place in (folder, other):
+        (place / "lock").touch()
+    with op_folder_locked("cpu_adam"):
+        assert not (other / "lock").exists()
+    assert (folder / "lock").exists()
+
+
 def test_a_lock_that_is_held_is_left_alone(folder: Path) -> None:
     write_build(folder)
     with (folder / "lock").open("w"), op_folder_locked():

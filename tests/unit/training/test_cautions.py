@@ -64,6 +64,14 @@ def test_shares_of_all_events_for_targets_of_some(loss: dict[str, object], count
     assert said({"loss": {"name": "sampled-softmax", **loss}}) == []
 
 
+def test_collectives_that_end_before_worker_0_is_back() -> None:
+    short = {"collective_timeout_s": 60}
+    found = said({"cluster": {"workers": 2, **short}})
+    assert len(found) == 1 and "collective_timeout_s (60) ends that before faults.pause_timeout_s (3600)" in found[0]
+    assert said({"cluster": {"workers": 2, **short}, "faults": {"pause_timeout_s": 60}}) == []
+    assert said({"cluster": {"workers": 1, **short}}) == []
+
+
 def test_shares_of_all_events_for_targets_of_a_mixture() -> None:
     mixed = {"sequence": {"mix": {"music": 0.5, "talk": 0.5}}}
     found = said({"loss": {"name": "sampled-softmax", "negatives": "in-batch"}, **mixed})
