@@ -55,6 +55,11 @@ class LossSection(Section):
         """Whether the loss must know how often each item occurs in training."""
         return False
 
+    @property
+    def needs_target_shares(self) -> bool:
+        """Whether it corrects negatives that are targets of the step."""
+        return False
+
 
 class FullSoftmaxConfig(LossSection):
     """Cross entropy over the whole catalogue, in chunks."""
@@ -112,7 +117,12 @@ class SampledSoftmaxConfig(LossSection):
     @property
     def needs_train_counts(self) -> bool:
         """See `LossSection`."""
-        return self.num_popular > 0 or (self.corrected and self.num_in_batch > 0)
+        return self.num_popular > 0 or self.needs_target_shares
+
+    @property
+    def needs_target_shares(self) -> bool:
+        """See `LossSection`."""
+        return self.corrected and self.num_in_batch > 0
 
     @model_validator(mode="after")
     def _one_row(self) -> "SampledSoftmaxConfig":

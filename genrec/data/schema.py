@@ -1,7 +1,7 @@
 """Names, types and layout of a prepared data set (contract 2). Nothing here reads or writes files.
 
     PREPARED/
-      items.parquet               index, item, count, train_count, type?, title?     index from 1
+      items.parquet               index, item, count, train_count, type?, title?, part_train_counts?  index from 1
       item_vectors.npy            float32 [num_items + 1, dim], where the items have vectors; zeros: this one has none
       users.parquet               index, user                                        index from 0
       sequences/part-00000.parquet  user, length, items, times, actions, values?     a row is one user
@@ -12,6 +12,7 @@
 Items are numbered by falling count when a set is prepared. An append leaves the numbers of users, items and actions as
 they are and gives new ones the next, so counts need not fall any more, and users stand in files in any order.
 Cold items, which only `data.item_vectors` knows, come after those of the log and have a count of 0.
+A mixture has the training events of an item in each of its parts too, a list in the order of the parts.
 Index 0 of the items is padding and has no row. Action 0 means that the log has no actions.
 """
 
@@ -26,6 +27,7 @@ NO_TARGET = -1
 
 ITEMS_FILE = "items.parquet"
 ITEM_VECTORS_FILE = "item_vectors.npy"
+PART_COUNTS = "part_train_counts"
 USERS_FILE = "users.parquet"
 SEQUENCES_DIR = "sequences"
 REJECTED_DIR = "rejected"

@@ -9,8 +9,9 @@ left out for that row, so nothing counts twice. (The older form, Yi et al., 2019
 had been drawn; Khrylchenko et al., 2025, arXiv 2507.09331, show that this is biased.) A pool of several sources has the
 sum of their E: each item stands for the same, whichever source it came from.
 
-E of the targets of a step is their number times the item's share of all training events. Where targets are dealt out
-otherwise (`sequence.mix`, `target_actions`, windows that leave events out) that is an approximation, and biased.
+E of the targets of a step is their number times the item's share of all training events, with `sequence.mix` of those
+of each part (data/target_shares.py). Where targets are chosen otherwise (`target_actions`, windows that leave events
+out) that is an approximation, and biased.
 """
 
 from typing import NamedTuple
@@ -96,7 +97,8 @@ class NegativeSampler:
         if num_in_batch:
             popularity = self._shares.of(item_table, 1.0)
             # A refit's targets may have no event in training but the one of validation: what is drawn has one.
-            expected += num_in_batch * popularity.shares[ids].clamp(min=popularity.least)
+            shares = popularity.shares if item_table.target_shares is None else item_table.target_shares
+            expected += num_in_batch * shares[ids].clamp(min=popularity.least)
         return expected
 
 

@@ -41,7 +41,7 @@ class FusedItemTable(ItemTable):
         """
         nn.Module.__init__(self)  # ItemTable's own would make the table again
         self.num_items, self.num_train_items = table.num_items, table.num_train_items
-        self.train_counts = table.train_counts
+        self.train_counts, self.target_shares = table.train_counts, table.target_shares
         self.dim, self.l2_normalize = table.dim, table.l2_normalize
         self.ids, self.id_dropout = config.ids, config.id_dropout
         self.weight = table.weight
@@ -115,6 +115,6 @@ def settle(model: SequenceModel) -> None:
         return
     table = ItemTable(0, fused.dim, l2_normalize=fused.l2_normalize)
     table.num_items, table.num_train_items = fused.num_items, fused.num_train_items
-    table.train_counts = fused.train_counts
+    table.train_counts, table.target_shares = fused.train_counts, fused.target_shares
     table.weight = nn.Parameter(fused.settled(), requires_grad=False)
     model.item_table = table

@@ -21,6 +21,8 @@ class ItemTable(nn.Module):
         """Items 1 .. num_train_items are what a loss may compare with; a global-time split hides the others."""
         self.train_counts: Tensor | None = None
         """[num_items + 1] events of each item in training, on the CPU, where a loss asks for it (negatives.py)."""
+        self.target_shares: Tensor | None = None
+        """[num_items + 1] fp64, on the CPU: shares of the targets, where they are not those of `train_counts`."""
         self.dim = dim
         self.l2_normalize = l2_normalize
         self.weight = nn.Parameter(torch.empty(num_items + 1, dim))
@@ -58,6 +60,6 @@ class NoItemTable(ItemTable):
     def __init__(self, num_items: int, dim: int) -> None:
         nn.Module.__init__(self)  # ItemTable's own would make the table
         self.num_items = self.num_train_items = num_items
-        self.train_counts = None
+        self.train_counts = self.target_shares = None
         self.dim = dim
         self.l2_normalize = False

@@ -3,10 +3,7 @@
 They are lines of log.txt and in the `start` line of metrics.jsonl, from which the console and the report have them.
 """
 
-from collections.abc import Iterator
-
 from genrec.config import ExperimentConfig
-from genrec.config_losses import SampledSoftmaxConfig
 
 FLAT_TEMPERATURE = 0.5
 """Cosines divided by more than this differ by less than 4: a softmax over thousands of items stays nearly flat."""
@@ -34,25 +31,11 @@ def cautions(config: ExperimentConfig, num_steps: int) -> list[str]:
             f"Cosine scores (model.l2_normalize) divided by loss.temperature {loss.temperature:g} hardly tell items "
             "apart; 0.05 is the published value, or set loss.learn_temperature."
         )
-    if isinstance(loss, SampledSoftmaxConfig) and loss.corrected and loss.num_in_batch:
-        found += [
-            f"logQ corrects in-batch negatives by each item's share of all training events, and {why}, use "
-            "loss.negatives: popularity."
-            for why in _other_shares(config)
-        ]
-    return found
-
-
-def _other_shares(config: ExperimentConfig) -> Iterator[str]:
-    """What makes an item's share of the targets another one than its share of the training events."""
-    actions, mix = config.sequence.target_actions, config.sequence.mix
-    if actions is not None:
-        yield (
+    actions = config.sequence.target_actions
+    if loss.needs_target_shares and actions is not None:
+        found.append(
+            "logQ corrects in-batch negatives by each item's share of all training events, and "
             f"sequence.target_actions ({', '.join(actions)}) makes targets of some of them only; where items differ in "
-            "what is done with them"
+            "what is done with them, use loss.negatives: popularity."
         )
-    if mix is not None:
-        yield (
-            "sequence.mix gives the parts other shares of the targets than they have of the events; where these are "
-            "far apart"
-        )
+    return found

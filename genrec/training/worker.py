@@ -18,6 +18,7 @@ from genrec.data.item_vectors import vectors_for
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.stream import Place, worker_batches
 from genrec.data.target_actions import target_rule
+from genrec.data.target_shares import target_shares
 from genrec.errors import RunError, StorageError
 from genrec.evaluation.popularity import train_counts
 from genrec.evaluation.run_evaluation import evaluate_run
@@ -119,6 +120,8 @@ def new_model(config: ExperimentConfig, manifest: Manifest) -> SequenceModel:
     model.item_table.num_train_items = manifest.num_train_items or manifest.num_items
     if config.loss.needs_train_counts:
         model.item_table.train_counts = torch.from_numpy(train_counts(prepared, manifest.num_items))
+    if config.loss.needs_target_shares and (shares := target_shares(config, manifest)) is not None:
+        model.item_table.target_shares = torch.from_numpy(shares)
     return model
 
 

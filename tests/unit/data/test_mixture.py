@@ -73,6 +73,9 @@ def test_counts_add_up(folder: Path) -> None:
     assert {row["item"]: row["count"] for row in items} == {10: 4, 20: 4, 30: 2, 40: 2, 50: 5}
     assert [row["item"] for row in items] == [50, 10, 20, 30, 40]  # by falling count, then by id
     assert sum(row["train_count"] for row in items) == manifest.num_train_events
+    assert all(sum(row["part_train_counts"]) == row["train_count"] for row in items)
+    in_music = {row["item"]: row["part_train_counts"][0] for row in items if row["part_train_counts"][0]}
+    assert in_music == {10: 2, 20: 3}  # [1, 2], [2] and [1, 2]: three events and more lose their last two
 
 
 def test_adds_up_what_the_manifests_say(folder: Path) -> None:

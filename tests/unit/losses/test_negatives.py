@@ -87,6 +87,27 @@ def test_corrected_partition_and_its_gradient_are_unbiased(table: ItemTable, sou
     assert (errors(scaled, partition) > 10) == (source != "uniform")
 
 
+def test_targets_that_are_dealt_out_by_other_shares_are_corrected_by_them(table: ItemTable) -> None:
+    """Two parts, of items 1 to 4 and of the others, each half of a step: 780 events stand against 220 in the log."""
+    torch.manual_seed(1)
+    is_first = torch.arange(NUM_ITEMS + 1) <= 4
+    parts = [torch.where(is_first, COUNTS, 0), torch.where(is_first, 0, COUNTS)]
+    shares = sum(0.5 * part.double() / part.sum() for part in parts)
+    partition, _ = exact(table)
+
+    def mean_error() -> float:
+        loss = sampled_softmax(corrected=True, num_in_batch=8)
+        target, values = torch.tensor([TARGET]), []
+        for _ in range(DRAWS):
+            pool = torch.multinomial(shares, 8, replacement=True)
+            values.append((loss(HIDDEN, target, table, pool) + (HIDDEN * table.weight[TARGET]).sum()).exp().detach())
+        return float(errors(torch.stack(values), partition))
+
+    assert mean_error() > 10
+    table.target_shares = shares
+    assert mean_error() < 4
+
+
 def test_the_corrected_loss_nears_the_full_softmax(table: ItemTable) -> None:
     torch.manual_seed(1)
     log_partition = exact(table)[0].log()

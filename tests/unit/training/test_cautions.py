@@ -72,13 +72,6 @@ def test_collectives_that_end_before_worker_0_is_back() -> None:
     assert said({"cluster": {"workers": 1, **short}}) == []
 
 
-def test_shares_of_all_events_for_targets_of_a_mixture() -> None:
-    mixed = {"sequence": {"mix": {"music": 0.5, "talk": 0.5}}}
-    found = said({"loss": {"name": "sampled-softmax", "negatives": "in-batch"}, **mixed})
-    assert len(found) == 1 and "sequence.mix gives the parts other shares" in found[0]
-    assert said({"loss": {"name": "sampled-softmax", "negatives": "popularity"}, **mixed}) == []
-
-
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_configs_that_come_along_give_no_cause(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENREC_DATA", "/data")
