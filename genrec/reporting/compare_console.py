@@ -28,6 +28,7 @@ def comparison_summary(comparison: Comparison) -> Group:
         head,
         _rows("All metrics", names, comparison_tables.metric_rows(comparison, with_intervals=False)),
         *(seeds if over_seeds else []),
+        *(_rows(sliced.title, names, sliced.rows) for sliced in comparison_tables.slice_tables(comparison)),
         _rows("What else differs", names, comparison_tables.other_rows(comparison)),
         _protocol(comparison),
         Text(f"\n{comparison_tables.MEANINGS}. {comparison_tables.note(comparison)}", style="dim"),

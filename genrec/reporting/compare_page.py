@@ -22,6 +22,8 @@ def write_comparison_page(comparison: Comparison, path: Path) -> None:
         seed_names=comparison_tables.seed_names(comparison),
         seeds=comparison_tables.seed_rows(comparison),
         spread=comparison_tables.SPREAD,
+        slices=comparison_tables.slice_tables(comparison),
+        sliced=comparison_tables.SLICED,
         marks=comparison_tables.MEANINGS,
         note=comparison_tables.note(comparison),
         protocol=tables.protocol_rows(comparison.protocol),

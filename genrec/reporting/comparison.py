@@ -33,6 +33,7 @@ class ComparedRun:
     """One run: its metrics with intervals, and what it cost; NaN where it was not recorded.
 
     `differences` are to the first run, over the `num_shared` users that both were tested on; empty for the first.
+    `slices` are those of evaluation.json.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ComparedRun:
     num_users: int
     num_shared: int
     beyond_accuracy: dict[str, float]
+    slices: dict[str, Any]
     training_s: float
     events_per_s: float
     num_parameters: float
@@ -146,6 +148,7 @@ def _run_json(run: ComparedRun) -> dict[str, Any]:
             for name, found in run.differences.items()
         },
         "beyond_accuracy": run.beyond_accuracy,
+        "slices": run.slices,
         "training_s": _finite(run.training_s),
         "events_per_s": _finite(run.events_per_s),
         "num_parameters": _finite(run.num_parameters),
@@ -238,6 +241,7 @@ def _compared(entry: _Recorded, base: _Recorded, ks: Sequence[int], *, unique: b
         num_users=entry.ranks.num_users,
         num_shared=num_shared,
         beyond_accuracy=dict(entry.values.get("beyond_accuracy") or {}),
+        slices=dict(entry.values.get("slices") or {}),
         training_s=math.nan if training_s is None else training_s,
         events_per_s=math.nan if events_per_s is None else events_per_s,
         num_parameters=float(entry.values.get("num_parameters") or math.nan),

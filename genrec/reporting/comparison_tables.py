@@ -15,6 +15,7 @@ NOTE = (
     "Where nothing differs, about one in twenty still gets ▲ or ▼."
 )
 STARTED = "Weights that began as another run's (starts from) may have seen what is asked here."
+SLICED = "With standard errors over the users of the slice."
 SPREAD = "Mean ± standard deviation over runs that differ in their seed alone."
 
 
@@ -73,6 +74,49 @@ def metric_rows(comparison: Comparison, *, with_intervals: bool) -> list[Compare
 def note(comparison: Comparison) -> str:
     """What the numbers hold, and what they may not."""
     return f"{NOTE} {STARTED}" if any("starts_from" in run.of_the_run for run in comparison.runs) else NOTE
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTable:
+    """The slices of one kind at the metric that decides: a row for each slice of the first run."""
+
+    title: str
+    hint: str
+    rows: tuple[ComparedRow, ...]
+
+
+def slice_tables(comparison: Comparison) -> list[SliceTable]:
+    """A table for each kind of slice that the first run was measured in; empty where it was not."""
+    by_run = [
+        {group.title: group for group in tables.slice_groups(_role(run), comparison.decisive)}
+        for run in comparison.runs
+    ]
+    metric = formats.metric_name(comparison.decisive)
+    return [
+        SliceTable(
+            f"{metric} by {group.title[0].lower()}{group.title[1:]}",
+            group.hint,
+            tuple(
+                ComparedRow(
+                    f"{row.name} ({row.num_users} users)",
+                    tuple(_slice_cell(groups.get(group.title), row.name) for groups in by_run),
+                )
+                for row in group.rows
+            ),
+        )
+        for group in by_run[0].values()
+    ]
+
+
+def _role(run: ComparedRun) -> dict[str, object]:
+    return {"slices": run.slices, "num_users": run.num_users}
+
+
+def _slice_cell(group: tables.SliceGroup | None, name: str) -> str:
+    for row in () if group is None else group.rows:
+        if row.name == name:
+            return row.value if row.standard_error == formats.MISSING else f"{row.value} ± {row.standard_error}"
+    return formats.MISSING
 
 
 def seed_rows(comparison: Comparison) -> list[ComparedRow]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from genrec.cli import app
 from genrec.errors import ConfigError, DataError, ProtocolError
 from genrec.evaluation.user_ranks import UserRanks, write_ranks
+from genrec.reporting import comparison_tables
 from genrec.reporting.compare_console import comparison_summary
 from genrec.reporting.compare_page import write_comparison_page
 from genrec.reporting.comparison import compare_runs, comparison_json
@@ -231,6 +232,35 @@ def test_runs_of_several_seeds_get_their_mean_and_spread(tmp_path: Path) -> None
     lengths = [{"sequence": {"train_on": "train+validation"}, "train": {"max_epochs": n}} for n in (3, 4)]
     refits = [trained(f"refit-{n}", 0, seed=n, **lengths[n]) for n in (0, 1)]
     assert compare_runs(refits, "test").seed_groups[0].seeds == (0, 1)
+
+
+def test_slices_stand_side_by_side(tmp_path: Path, runs: list[Path]) -> None:
+    def part(value: float, users: int) -> dict[str, Any]:
+        return {"num_users": users, "metrics": {"ndcg@10": value}, "standard_errors": {"ndcg@10": value / 10}}
+
+    for path, slices in (
+        (runs[0], {"cold": {"no": part(0.5, 2_000), "yes": part(0.1, 4)}}),
+        (runs[1], {"cold": {"no": part(0.6, 2_000)}}),
+    ):
+        file = RunDir(path).evaluation_path
+        values = json.loads(file.read_text())
+        values["test"]["slices"] = slices
+        file.write_text(json.dumps(values))
+    comparison = compare_runs(runs[:3], "test")
+    (table,) = comparison_tables.slice_tables(comparison)
+    assert table.title == "NDCG@10 by target in training"
+    assert [(row.name, row.cells) for row in table.rows] == [
+        ("no (2,000 users)", ("0.5000 ± 0.0500", "0.6000 ± 0.0600", "–")),
+        ("yes (4 users)", ("0.1000", "–", "–")),
+    ]
+    stream = StringIO()
+    Console(file=stream, width=160).print(comparison_summary(comparison))
+    assert "0.6000 ± 0.0600" in stream.getvalue()
+    write_comparison_page(comparison, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    check_accessible(page)
+    assert "NDCG@10 by target in training" in page.text
+    assert compare_runs(runs[1:], "test").runs[0].slices == {"cold": {"no": part(0.6, 2_000)}}
 
 
 def test_weights_of_another_run_are_remarked_on(tmp_path: Path) -> None:
