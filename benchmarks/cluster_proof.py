@@ -57,7 +57,7 @@ SETTINGS = (
     "tracking.log_windows=false",
     "faults.step_timeout_s=120",
     "faults.pause_timeout_s=300",
-    "cluster.collective_timeout_s=120",
+    "cluster.collective_timeout_s=300",
 )
 SWEEP = (
     "configs/sweeps/efficiency.yaml",

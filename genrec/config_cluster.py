@@ -39,19 +39,19 @@ class ClusterConfig(Section):
         return checked_workers(value)
 
     @model_validator(mode="after")
-    def _countable(self) -> "ClusterConfig":
-        check_countable(
-            self.workers, {"cpus_per_worker": self.cpus_per_worker, "gpus_per_worker": self.gpus_per_worker}
-        )
-        return self
-
-    @model_validator(mode="after")
     def _whole_gpus(self) -> "ClusterConfig":
         if self.max_workers > 1 and self.gpus_per_worker not in (0, 1):
             raise ValueError(
                 f"gpus_per_worker ({self.gpus_per_worker:g}) must be 0 or 1 with workers ({self.max_workers}): workers "
                 "of one run cannot share a GPU; runs of one worker each can"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _countable(self) -> "ClusterConfig":
+        check_countable(
+            self.workers, {"cpus_per_worker": self.cpus_per_worker, "gpus_per_worker": self.gpus_per_worker}
+        )
         return self
 
     @property

@@ -1,4 +1,8 @@
-"""Settings that decide where and how a run is computed, and not what comes of it."""
+"""Settings that decide where and how a run is computed, and not what comes of it.
+
+Of `batch.micro_batches_per_step` that holds for a run that goes on, or for steps that are packed for the same number
+(`BatchConfig.parts_packed_for`).
+"""
 
 from collections.abc import Sequence
 

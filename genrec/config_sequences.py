@@ -81,6 +81,11 @@ class BatchConfig(Section):
             )
         return self
 
+    @property
+    def parts_packed_for(self) -> int:
+        """Parts that steps are packed for, whatever number they are dealt out in."""
+        return self.packed_parts or self.micro_batches_per_step
+
 
 class ItemVectorInputs(Section):
     """An item is its id and a learned projection of its frozen vector: as input, and where items are scored."""

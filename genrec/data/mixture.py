@@ -32,7 +32,7 @@ from genrec.data.manifest import (
 )
 from genrec.data.schema import (
     ITEMS_FILE,
-    PART_COUNTS,
+    PART_COUNTS_FILE,
     SEQUENCES_DIR,
     USERS_FILE,
     VALUES,
@@ -131,16 +131,16 @@ class MixtureJob:
             .aggregate([("count", "sum"), ("train_count", "sum"), ("type", "first"), ("title", "first")])
             .sort_by([(by, "descending"), ("item", "ascending")])
         )
-        counts = np.zeros((len(joined), len(tables)), dtype=np.int64)
+        counts = np.zeros((len(joined) + 1, len(tables)), dtype=np.int64)
         for number, table in enumerate(tables):
             found = pc.index_in(table["item"].combine_chunks(), value_set=joined["item"]).to_numpy()
-            counts[found, number] = table["train_count"].to_numpy()
+            counts[found + 1, number] = table["train_count"].to_numpy()
             np.save(self._map_path(number), np.concatenate([[0], found + 1]).astype(np.int32))
         columns = ["item", "count_sum", "train_count_sum", "type_first", "title_first"]
         arrays = [pa.array(np.arange(1, len(joined) + 1)), *(joined[name].combine_chunks() for name in columns)]
         items = pa.Table.from_arrays(arrays, schema=items_schema(joined.schema.field("item").type))
-        items = items.append_column(PART_COUNTS, pa.FixedSizeListArray.from_arrays(counts.ravel(), len(tables)))
         pq.write_table(items, self.finished / ITEMS_FILE)
+        np.save(self.finished / PART_COUNTS_FILE, counts)
         return items
 
     def _write_users(self) -> None:

@@ -259,7 +259,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     """The plan of a config's prepared data set; raises ConfigError or DataError when nothing can be trained on."""
     batch, sequence = config.batch, config.sequence
     steps_per_block = max(batch.steps_per_block, MIN_BLOCK_TOKENS // batch.tokens_per_step)
-    parts, packed_parts = batch.micro_batches_per_step, batch.packed_parts or batch.micro_batches_per_step
+    parts, packed_parts = batch.micro_batches_per_step, batch.parts_packed_for
     _check_room(config, max(parts, packed_parts))
     _check_pool(config)
     rule = PackingRule(batch.tokens_per_step, packed_parts, steps_per_block)

@@ -16,13 +16,14 @@ from genrec.data.schema import (
     ITEM_VECTORS_FILE,
     ITEMS_FILE,
     MANIFEST_FILE,
+    PART_COUNTS_FILE,
     REJECTED_DIR,
     SEQUENCES_DIR,
     USERS_FILE,
 )
 from genrec.errors import DataError
 
-_OURS = {ITEMS_FILE, ITEM_VECTORS_FILE, USERS_FILE, SEQUENCES_DIR, REJECTED_DIR, MANIFEST_FILE}
+_OURS = {ITEMS_FILE, ITEM_VECTORS_FILE, PART_COUNTS_FILE, USERS_FILE, SEQUENCES_DIR, REJECTED_DIR, MANIFEST_FILE}
 _REPLACED = "replaced"  # in the work folder: the set that was there before
 
 

@@ -1,8 +1,9 @@
 """Names, types and layout of a prepared data set (contract 2). Nothing here reads or writes files.
 
     PREPARED/
-      items.parquet               index, item, count, train_count, type?, title?, part_train_counts?  index from 1
+      items.parquet               index, item, count, train_count, type?, title?     index from 1
       item_vectors.npy            float32 [num_items + 1, dim], where the items have vectors; zeros: this one has none
+      part_train_counts.npy       int64 [num_items + 1, num_parts], in a mixture: train_count in each of its parts
       users.parquet               index, user                                        index from 0
       sequences/part-00000.parquet  user, length, items, times, actions, values?     a row is one user
       sequences/part-00000.superseded.npy  rows of that file that do not count any more, when there are any
@@ -12,7 +13,6 @@
 Items are numbered by falling count when a set is prepared. An append leaves the numbers of users, items and actions as
 they are and gives new ones the next, so counts need not fall any more, and users stand in files in any order.
 Cold items, which only `data.item_vectors` knows, come after those of the log and have a count of 0.
-A mixture has the training events of an item in each of its parts too, a list in the order of the parts.
 Index 0 of the items is padding and has no row. Action 0 means that the log has no actions.
 """
 
@@ -27,7 +27,7 @@ NO_TARGET = -1
 
 ITEMS_FILE = "items.parquet"
 ITEM_VECTORS_FILE = "item_vectors.npy"
-PART_COUNTS = "part_train_counts"
+PART_COUNTS_FILE = "part_train_counts.npy"
 USERS_FILE = "users.parquet"
 SEQUENCES_DIR = "sequences"
 REJECTED_DIR = "rejected"

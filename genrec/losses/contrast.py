@@ -64,7 +64,9 @@ def shared_contrast(
 
     def use(looked_up: Tensor) -> Tensor:
         vectors = item_table.normalized(at_least_fp32(looked_up))
-        chunk_rows = _chunk_rows(max_bytes, rows.element_size() * negatives.ids.shape[0] * criterion.held_chunks)
+        mask_bytes = 0 if rows.is_cpu else 1  # of a score: where the row's own target is
+        score_bytes = rows.element_size() * criterion.held_chunks + mask_bytes
+        chunk_rows = _chunk_rows(max_bytes, score_bytes * negatives.ids.shape[0])
         needs_gradient = torch.is_grad_enabled() and (rows.requires_grad or vectors.requires_grad)
         loss: Tensor = _SharedContrast.apply(  # type: ignore[no-untyped-call]
             rows, vectors, targets, negatives, criterion, chunk_rows, needs_gradient

@@ -97,8 +97,8 @@ class NegativeSampler:
         if num_in_batch:
             popularity = self._shares.of(item_table, 1.0)
             # A refit's targets may have no event in training but the one of validation: what is drawn has one.
-            shares = popularity.shares if item_table.target_shares is None else item_table.target_shares
-            expected += num_in_batch * shares[ids].clamp(min=popularity.least)
+            shares = (popularity.shares if item_table.target_shares is None else item_table.target_shares)[ids]
+            expected += num_in_batch * torch.where(shares > 0, shares, popularity.least)
         return expected
 
 

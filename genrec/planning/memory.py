@@ -301,7 +301,8 @@ class _Loss:
             rows, columns = tile_shape(max(1, int(tokens)), items, loss.max_logits_bytes // 4, on_cpu)
             tile = 4.0 * rows * columns
         else:
-            needed = 4.0 * tokens * loss.num_negatives * (dim if loss.per_position else 1)
+            mask = 0 if on_cpu or loss.per_position else 1  # a byte a score (losses/contrast.py)
+            needed = (4.0 + mask) * tokens * loss.num_negatives * (dim if loss.per_position else 1)
             tile = min(needed, float(loss.max_logits_bytes))
         vectors = items if whole else tokens + getattr(loss, "num_negatives", 0)
         return cls(tile, normalized * 4.0 * dim * (tokens + vectors), whole)

@@ -44,8 +44,10 @@ def seed_groups(runs: Sequence[SeedRun]) -> tuple[SeedGroup, ...]:
 
 
 def _is_alike(one: ExperimentConfig, other: ExperimentConfig) -> bool:
-    free = (*OWN, *NEUTRAL, *(LENGTH if one.refits and other.refits else ()))
-    return all(is_covered(text.partition(":")[0], free) for text in config_differences(one, other))
+    free = (*OWN, *NEUTRAL, "batch.packed_parts", *(LENGTH if one.refits and other.refits else ()))
+    return one.batch.parts_packed_for == other.batch.parts_packed_for and all(
+        is_covered(text.partition(":")[0], free) for text in config_differences(one, other)
+    )
 
 
 def _group(runs: Sequence[SeedRun]) -> SeedGroup:

@@ -18,12 +18,13 @@ def cautions(config: ExperimentConfig, num_steps: int) -> list[str]:
             f"The learning rate still rises when the run ends, because optimizer.warmup_steps is {warmup} and the run "
             f"has {num_steps} steps; lower it, or train longer."
         )
-    pause, collective = config.faults.pause_timeout_s, config.cluster.collective_timeout_s
+    pause = max(config.faults.pause_timeout_s, config.faults.step_timeout_s or 0)
+    collective = config.cluster.collective_timeout_s
     if config.cluster.max_workers > 1 and collective < pause:
         found.append(
             f"Workers wait in a collective while one of them reads a checkpoint, exports or stores, and "
-            f"cluster.collective_timeout_s ({collective}) ends that before faults.pause_timeout_s ({pause:g}) does; "
-            "set them alike, unless the model is small."
+            f"cluster.collective_timeout_s ({collective}) ends that sooner than the limits of faults ({pause:g} s) "
+            "allow; raise it, unless the model is small."
         )
     is_cosine = bool(getattr(config.model, "l2_normalize", False))
     if is_cosine and loss.temperature > FLAT_TEMPERATURE and not loss.learn_temperature:

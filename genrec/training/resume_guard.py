@@ -26,13 +26,9 @@ def keep_packing(old: ExperimentConfig, new: ExperimentConfig) -> ExperimentConf
     """`new` with the run's packing, unless it names one: steps stay what they are in any number of micro-batches."""
     if new.batch.packed_parts is not None:
         return new
-    packed = _packed_parts(old)
+    packed = old.batch.parts_packed_for
     kept = None if packed == new.batch.micro_batches_per_step else packed
     return new.model_copy(update={"batch": new.batch.model_copy(update={"packed_parts": kept})})
-
-
-def _packed_parts(config: ExperimentConfig) -> int:
-    return config.batch.packed_parts or config.batch.micro_batches_per_step
 
 
 def check_changes(
@@ -49,7 +45,7 @@ def check_changes(
                 f"or start over with --fresh. Possible are {', '.join(ON_REQUEST)} and settings inside them."
             )
     differences = {text.partition(":")[0]: text for text in config_differences(old, new)}
-    if _packed_parts(old) == _packed_parts(new):
+    if old.batch.parts_packed_for == new.batch.parts_packed_for:
         differences.pop("batch.packed_parts", None)
     refused = {k: text for k, text in differences.items() if k in KINDS or not is_covered(k, (*FREE, *allowed))}
     if refused:

@@ -47,7 +47,22 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: ExperimentConfig, context: WorkerContext) -> None:
-    """Trains (or goes on training) the run of `context`, then tests its best model; every worker calls it alike."""
+    """Trains (or goes on training) the run of `context`, then tests its best model; every worker calls it alike.
+
+    Raises RunError when the memory of a GPU runs out, and as whatever goes wrong in it does.
+    """
+    try:
+        _run(config, context)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"Worker {context.rank} ran out of GPU memory ({str(error).partition(' GPU ')[0]}). `genrec plan CONFIG` "
+            "works out what fits: more micro-batches (batch.micro_batches_per_step), another engine.zero_stage, "
+            "engine.offload_optimizer, for a decoder model.recompute=block; for an evaluation lower "
+            "evaluation.users_per_batch and evaluation.max_scores_bytes."
+        ) from error
+
+
+def _run(config: ExperimentConfig, context: WorkerContext) -> None:
     phases = {"process": time.time() - context.started_at_s}
     PLACE.run, PLACE.rank = context.run.root.name, context.rank
     said = cautions(config, context.end_step)
@@ -72,12 +87,6 @@ def run(config: ExperimentConfig, context: WorkerContext) -> None:
         if state.step < context.end_step and state.stop_reason is None:
             start = StartHook(context, tracker, phases, state.step, warm, said)
             _train(config, engine, context, tracker, manifest, state, start)
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"Worker {context.rank} ran out of GPU memory after step {state.step} ({str(error).splitlines()[0]}). "
-            "`genrec plan CONFIG` works out what fits: more micro-batches (batch.micro_batches_per_step), another "
-            "engine.zero_stage, engine.offload_optimizer, or for a decoder model.recompute=true."
-        ) from error
     finally:
         if tracker is not None:
             tracker.close()

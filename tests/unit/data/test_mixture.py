@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,7 +12,7 @@ from genrec.config import DataConfig, GlobalTimeSplit, MixtureSource
 from genrec.data.manifest import Manifest, load_manifest, save_manifest
 from genrec.data.mixture import MixtureJob, stale_sets
 from genrec.data.prepare import ensure_prepared
-from genrec.data.schema import ITEMS_FILE, USERS_FILE
+from genrec.data.schema import ITEMS_FILE, PART_COUNTS_FILE, USERS_FILE
 from genrec.data.sequence_files import read_row_group
 from genrec.errors import ConfigError, DataError
 
@@ -73,9 +74,9 @@ def test_counts_add_up(folder: Path) -> None:
     assert {row["item"]: row["count"] for row in items} == {10: 4, 20: 4, 30: 2, 40: 2, 50: 5}
     assert [row["item"] for row in items] == [50, 10, 20, 30, 40]  # by falling count, then by id
     assert sum(row["train_count"] for row in items) == manifest.num_train_events
-    assert all(sum(row["part_train_counts"]) == row["train_count"] for row in items)
-    in_music = {row["item"]: row["part_train_counts"][0] for row in items if row["part_train_counts"][0]}
-    assert in_music == {10: 2, 20: 3}  # [1, 2], [2] and [1, 2]: three events and more lose their last two
+    counts = np.load(prepared / PART_COUNTS_FILE)
+    assert counts.sum(axis=1).tolist() == [0, *(row["train_count"] for row in items)]
+    assert counts[:, 0].tolist() == [0, 0, 2, 3, 0, 0]  # music's [1, 2], [2] and [1, 2]: three and more lose two
 
 
 def test_adds_up_what_the_manifests_say(folder: Path) -> None:

@@ -11,7 +11,7 @@ from genrec.config import ExperimentConfig
 from genrec.data.manifest import load_manifest
 from genrec.data.plan import make_plan
 from genrec.data.prepare import ensure_prepared
-from genrec.data.schema import ITEMS_FILE, PART_COUNTS
+from genrec.data.schema import ITEMS_FILE, PART_COUNTS_FILE
 from genrec.data.stream import local_tables, worker_batches
 from genrec.data.target_shares import target_shares
 from genrec.errors import DataError
@@ -67,9 +67,19 @@ def test_a_share_of_nothing_and_no_mixture(mixed: Callable[..., ExperimentConfig
     assert alone is not None and np.count_nonzero(alone) == 6 and alone.sum() == pytest.approx(1)
 
 
-def test_a_mixture_of_before_is_refused(mixed: Callable[..., ExperimentConfig]) -> None:
+def test_a_mixture_of_before_is_warned_about_and_a_damaged_one_refused(
+    mixed: Callable[..., ExperimentConfig], caplog: pytest.LogCaptureFixture
+) -> None:
     config = mixed("sequence.mix={music: 1, talk: 1}")
-    path = Path(config.data.prepared) / ITEMS_FILE
-    pq.write_table(pq.read_table(path).drop_columns([PART_COUNTS]), path)
-    with pytest.raises(DataError, match=r"before mixtures knew the events of each part.*--overwrite"):
-        target_shares(config, load_manifest(config.data.prepared))
+    manifest, path = load_manifest(config.data.prepared), Path(config.data.prepared) / PART_COUNTS_FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    with pytest.raises(DataError, match=r"cannot be read.*--overwrite"):
+        target_shares(config, manifest)
+    np.save(path, np.ones((3, 2), dtype=np.int64))
+    with pytest.raises(DataError, match=r"has the shape \[3, 2\] and the set 10 items in 2 parts"):
+        target_shares(config, manifest)
+    path.unlink()
+    assert target_shares(config, manifest) is None
+    assert "prepared by an earlier version" in caplog.text
+    assert load_manifest(config.data.prepared) == manifest  # which set it is does not depend on the file

@@ -88,11 +88,11 @@ def test_corrected_partition_and_its_gradient_are_unbiased(table: ItemTable, sou
 
 
 def test_targets_that_are_dealt_out_by_other_shares_are_corrected_by_them(table: ItemTable) -> None:
-    """Two parts, of items 1 to 4 and of the others, each half of a step: 780 events stand against 220 in the log."""
+    """Two parts, of items 1 to 4 and of the others: one has 780 events of the log's 1,000, and 4 of 1,000 targets."""
     torch.manual_seed(1)
     is_first = torch.arange(NUM_ITEMS + 1) <= 4
     parts = [torch.where(is_first, COUNTS, 0), torch.where(is_first, 0, COUNTS)]
-    shares = sum(0.5 * part.double() / part.sum() for part in parts)
+    shares = sum(share * part.double() / part.sum() for share, part in zip((0.004, 0.996), parts, strict=True))
     partition, _ = exact(table)
 
     def mean_error() -> float:
