@@ -73,7 +73,7 @@ def loss_and_gradients(model: SequenceModel, batch: Batch, device: torch.device)
 
 @pytest.mark.parametrize(
     ("model_name", "loss_name"),
-    [*((model, "full-in-tiles") for model in MODELS), *(("sasrec", loss) for loss in LOSSES)],
+    [*((model, "full-in-tiles") for model in MODELS if model != "sasrec"), *(("sasrec", loss) for loss in LOSSES)],
 )
 def test_cuda_agrees_with_the_cpu(build: Build, model_name: str, loss_name: str) -> None:
     model, batch = build(MODELS[model_name], LOSSES[loss_name])
