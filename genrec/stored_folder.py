@@ -115,6 +115,16 @@ class StoredFolder:
                         ) from error
         return False
 
+    def drop_unstored(self) -> None:
+        """Deletes files of the copy that were not there at the last push or pull."""
+        with self._alone():
+            base = self._base()
+            for path in list(self.copy.rglob("*")):
+                name = path.relative_to(self.copy)
+                is_left_out = name.parts[0] in self._leave_out
+                if not is_left_out and name.as_posix() not in base and (path.is_file() or path.is_symlink()):
+                    path.unlink()
+
     def push(self) -> None:
         """Makes what is stored the copy: uploads what has changed, replaces the index, deletes what it left.
 

@@ -50,7 +50,7 @@ def of_types(items: pa.Table, types: Sequence[str]) -> npt.NDArray[np.bool_]:
     known = sorted(column.unique().drop_null().to_pylist())
     if not known:
         raise DataError(
-            "The items of this set have no types; name a table of them in data.items_path, and prepare it again."
+            "The items of this set have no types; name a table of them in data.source.items_path, and prepare it again."
         )
     strange = [name for name in types if name not in known]
     if strange:

@@ -41,6 +41,7 @@ from genrec.data.schema import (
     users_schema,
 )
 from genrec.data.sequence_files import read_row_group
+from genrec.data.stored_set import at_hand
 from genrec.data.vocabulary import MAX_ACTIONS
 from genrec.errors import ConfigError, DataError
 
@@ -49,9 +50,10 @@ KeyT = TypeVar("KeyT", str, int)
 
 @dataclass(frozen=True, slots=True)
 class _Set:
-    """One of the sets, and where its users start in the mixture."""
+    """One of the sets, and where its users start in the mixture; `folder` is where this machine reads `place`."""
 
     name: str
+    place: str
     folder: Path
     manifest: Manifest
     first_user: int
@@ -64,7 +66,7 @@ class CopyTask:
     `items_map` is a file of int32 [num_items + 1], `actions_map` [num_actions + 1] are the new codes by the old ones.
     """
 
-    folder: Path
+    place: str
     file: SequenceFile
     items_map: Path
     actions_map: tuple[int, ...]
@@ -96,7 +98,7 @@ class MixtureJob:
             for file in part.manifest.files:
                 tasks.append(
                     CopyTask(
-                        folder=part.folder,
+                        place=part.place,
                         file=file,
                         items_map=self._map_path(number),
                         actions_map=tuple(codes),
@@ -191,7 +193,7 @@ def copy_sequences(task: CopyTask) -> str:
     schema = sequences_schema(values=task.values)
     with pq.ParquetWriter(str(task.path), schema, compression="zstd", use_dictionary=False) as writer:
         for group in range(len(task.file.row_groups)):
-            table = read_row_group(task.folder, task.file.path, group, schema.names).combine_chunks()
+            table = read_row_group(task.place, task.file.path, group, schema.names).combine_chunks()
             if task.values and VALUES not in table.column_names:  # columns that are not there are not read
                 unknown = np.full(items_map.shape, np.nan, dtype=np.float32)
                 table = table.append_column(VALUES, _map_lists(table["items"], unknown))
@@ -238,7 +240,7 @@ def _open_sets(config: DataConfig, source: MixtureSource) -> list[_Set]:
     sets: list[_Set] = []
     first_user = 0
     for name, folder in sorted(source.sets.items()):
-        path = Path(expand_path(folder))
+        path = expand_path(folder)
         manifest = load_manifest(path)
         if manifest.parts:
             raise DataError(f"{path} is a mixture itself; name its sets in data.source.sets instead.")
@@ -254,9 +256,9 @@ def _open_sets(config: DataConfig, source: MixtureSource) -> list[_Set]:
             )
         if sets and manifest.has_times != sets[0].manifest.has_times:
             raise DataError(
-                f"Of {sets[0].folder} and {path} only one has event times; mix sets that all have them, or none."
+                f"Of {sets[0].place} and {path} only one has event times; mix sets that all have them, or none."
             )
-        sets.append(_Set(name, path, manifest, first_user))
+        sets.append(_Set(name, path, at_hand(path), manifest, first_user))
         first_user += manifest.num_users
     if config.keep_values and not any(part.manifest.has_values for part in sets):
         raise DataError(

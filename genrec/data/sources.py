@@ -26,6 +26,7 @@ from genrec.data.log_parts import LogPart
 from genrec.data.manifest import RejectedFile
 from genrec.data.movielens import open_release
 from genrec.data.quarantine import Quarantine
+from genrec.data.validate import normal_ids
 from genrec.errors import DataError
 
 PART_ROWS = 2_000_000  # of a Parquet file that one task reads
@@ -309,7 +310,8 @@ def _read_item_info(path: str | None) -> pa.Table | None:
         try:
             with file.open() as stream:
                 table = pq.read_table(stream, columns=[n for n in ("item", "type", "title") if n in schema.names])
-        except (OSError, pa.ArrowInvalid) as error:
+            told = {name: table[name].cast(pa.string()) for name in table.column_names if name != "item"}
+        except (OSError, pa.ArrowException) as error:
             raise unreadable(file.path, error) from error
-        tables.append(pa.table({name: table[name].cast(pa.string()) for name in table.column_names}))
+        tables.append(pa.table({"item": normal_ids(table["item"], "item").cast(pa.string()), **told}))
     return pa.concat_tables(tables, promote_options="default")

@@ -40,7 +40,8 @@ def worked_on(config: DataConfig) -> Iterator[DataConfig]:
         yield config
         return
     stored = StoredFolder(uri)
-    stored.pull()
+    if stored.pull():
+        stored.drop_unstored()  # what a killed append made here and never stored
     yield config.model_copy(update={"prepared": str(stored.copy)})
     stored.push()
     _fetched.cache_clear()

@@ -104,16 +104,18 @@ def finish(
     if all_reduce is not None:
         sums = RankSums(all_reduce(sums.histogram))
     if sums.num_users == 0:
-        raise DataError(
-            f"The data set {config.data.prepared} has no user to evaluate for {role}: {_way_out(config, manifest)}"
-        )
+        way_out = _way_out(config, manifest, role)
+        raise DataError(f"The data set {config.data.prepared} has no user to evaluate for {role}: {way_out}")
     ks = config.evaluation.ks
     seconds = time.perf_counter() - started
     return EvaluationResult(sums.metrics(ks), sums.standard_errors(ks), sums.num_users, seconds)
 
 
-def _way_out(config: ExperimentConfig, manifest: Manifest) -> str:
+def _way_out(config: ExperimentConfig, manifest: Manifest, role: Role) -> str:
     split, actions = manifest.split, config.sequence.target_actions
+    most = config.evaluation.max_validation_users
+    if most is not None and role == "validation":
+        return f"raise evaluation.max_validation_users ({most}); the users of so small a sample may all be too new."
     if split.name == "leave-one-out":
         sentence = "leave-one-out needs users with at least 3 events; prepare a log that has some."
     else:

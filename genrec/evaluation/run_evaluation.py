@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from genrec.evaluation.user_ranks import UserRanks, write_ranks
 from genrec.evaluation.workers import ALONE, Workers
 from genrec.inference.export import Export, read_export
 from genrec.inference.load import LoadedModel, load_model
+from genrec.inference.recommender import ids_by_index
+from genrec.inference.same_items import check_same_items
 from genrec.inference.serving import ServedModel
 from genrec.models.base import SequenceModel
 from genrec.models.build import build_model
@@ -50,7 +53,7 @@ def evaluate_run(
     config, weights, info = export.config, export.state_dict, export.info
     _check_roles(config, roles, str(run.root))
     manifest = load_manifest(config.data.prepared)
-    _check_items(export, manifest, str(run.root))
+    _check_items(export.items, info, config, manifest, str(run.root))
     model = _load_model(export, manifest, workers, device or torch.device("cpu"))
     num_parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
     del export, weights  # the whole item table, where it is shared out
@@ -88,6 +91,7 @@ def evaluate_served(run: RunDir, roles: Sequence[Role], served: ServedModel) -> 
             )
     _check_roles(config, roles, str(run.root))
     manifest = load_manifest(config.data.prepared)
+    _check_items(loaded.items, loaded.info, config, manifest, str(run.root))
     num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
     evaluation: dict[str, Any] = {}
     for role in roles:
@@ -109,14 +113,16 @@ def _check_roles(config: ExperimentConfig, roles: Sequence[Role], path: str) -> 
         )
 
 
-def _check_items(export: Export, manifest: Manifest, path: str) -> None:
-    """Raises DataError when the prepared set has got or lost items since the training."""
-    if export.items.num_rows == manifest.num_items:
+def _check_items(
+    items: pa.Table, info: dict[str, Any], config: ExperimentConfig, manifest: Manifest, path: str
+) -> None:
+    """Raises DataError when the prepared set is another one, or has got items since the training."""
+    if not check_same_items(ids_by_index(items), info.get("actions", ()), config, manifest):
         return
-    way_out = "evaluate it with --map MAP, once that has codes for them" if export.semantic_ids else "train it again"
+    way_out = "evaluate it with --map MAP, once that has codes for them" if config.writes_codes else "train it again"
     raise DataError(
-        f"{path} was trained on {export.items.num_rows:,} items, and {export.config.data.prepared} has "
-        f"{manifest.num_items:,} by now; {way_out}, or restore the set."
+        f"{path} was trained on {items.num_rows:,} items, and {config.data.prepared} has {manifest.num_items:,} by "
+        f"now; {way_out}, or restore the set."
     )
 
 

@@ -16,16 +16,18 @@ import torch
 from genrec.config import ExperimentConfig
 from genrec.data.manifest import Manifest, load_manifest
 from genrec.data.ray_session import ensure_ray
-from genrec.data.schema import ITEMS_FILE, USERS_FILE
+from genrec.data.schema import USERS_FILE
 from genrec.data.sequence_files import read_row_group
 from genrec.data.stored_set import at_hand, whole_place
 from genrec.errors import ConfigError, DataError, RunError
 from genrec.evaluation.users import Histories, IntArray, histories_from_table
-from genrec.inference.recommender import Recommender, check_k, ids_by_index
+from genrec.inference.recommender import Recommender, check_k
+from genrec.inference.same_items import check_same_items
 from genrec.inference.serving import AS_TRAINED, Serving
 from genrec.run_dir import RunDir
 
 EXCEPTION_LINE = re.compile(r"(?!ray\.)[\w.]*(Error|Exception): ")
+PART = re.compile(r"part-\d+\.parquet")
 USERS_PER_BLOCK = 4_096  # users that one call of the model's copy gets
 
 
@@ -55,16 +57,15 @@ def recommend_all(
     config = recommender.config
     target = (output or run.root / "recommendations").resolve()
     check_k(k, recommender.num_items)
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target} exists; choose another output folder or allow overwriting.")
+    _check_output(target, overwrite=overwrite)
     prepared = at_hand(config.data.prepared).resolve()
     manifest = load_manifest(prepared)
-    _check_same_items(prepared, recommender)
+    check_same_items(recommender.item_ids, recommender.actions, config, manifest)
     if now is not None and now < manifest.time_range[1]:
         raise ConfigError(
             f"now ({now}) is before the log's last event ({manifest.time_range[1]}); give a later second, or none."
         )
-    draft = target.with_name(target.name + ".tmp")
+    draft = target.with_name(f".{target.name}.recommending")
     shutil.rmtree(draft, ignore_errors=True)
     ensure_ray()
     try:
@@ -164,6 +165,20 @@ def known_events(histories: Histories, num_items: int) -> Histories:
     )
 
 
+def _check_output(target: Path, *, overwrite: bool) -> None:
+    """Raises ConfigError when the output exists, or would replace what are no recommendations."""
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ConfigError(f"{target} exists; choose another output folder or allow overwriting.")
+    foreign = [e.name for e in target.iterdir() if not PART.fullmatch(e.name)] if target.is_dir() else [target.name]
+    if foreign:
+        raise ConfigError(
+            f"{target} holds {min(foreign)}, which is no file of recommendations and would be lost; choose another "
+            "output folder."
+        )
+
+
 def _resources(config: ExperimentConfig) -> dict[str, Any]:
     """Copies of the model: one a GPU, or one a CPU with one CPU left to read and write."""
     available = ray.cluster_resources()
@@ -183,15 +198,6 @@ def _user_ids(prepared: Path, manifest: Manifest) -> pa.Array:
             "`genrec prepare CONFIG --overwrite`."
         )
     return pa.concat_arrays(users["user"].chunks)
-
-
-def _check_same_items(prepared: Path, recommender: Recommender) -> None:
-    """The model's item indices must mean what the prepared set's mean, which may have got more items since."""
-    if not ids_by_index(_read(prepared / ITEMS_FILE)).slice(0, recommender.num_items).equals(recommender.item_ids):
-        raise DataError(
-            f"The items of {prepared} are not those that the model was trained on: the set was prepared again "
-            "since; train on it, or restore it."
-        )
 
 
 def _read(path: Path) -> pa.Table:
@@ -215,7 +221,7 @@ def _finish(draft: Path, target: Path, num_users: int) -> None:
         raise RunError(f"Recommendations for {written} of {num_users} users were written; run the command again.")
     for number, part in enumerate(parts):
         part.rename(draft / f"part-{number:05d}.parquet")
-    old = target.with_name(target.name + ".old")
+    old = target.with_name(f".{target.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)

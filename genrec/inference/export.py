@@ -102,7 +102,7 @@ def write_export(
 
 def find_export(path: str | Path) -> Path:
     """The export folder that `path` means: itself, or the one inside a run directory."""
-    if (Path(path) / INFO_FILE).is_file():
+    if _complete(Path(path)) is not None:
         return Path(path)
     run = run_dir_at(path)
     run.pull()

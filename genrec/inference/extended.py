@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from genrec.data.item_types import item_type_codes
 from genrec.data.schema import ITEMS_FILE
 from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
@@ -21,6 +22,7 @@ from genrec.semantic.ids import SemanticIds, load_semantic_ids
 from genrec.semantic.vocabulary import check_catalogue, item_ids, items_digest
 
 ITEM_TABLE = "item_table.weight"
+ITEM_TYPES = "features.item_types"
 
 
 def extended(export: Export, folder: Path, path: str) -> Export:
@@ -40,7 +42,8 @@ def extended(export: Export, folder: Path, path: str) -> Export:
     _check_grown(old, new, ids, str(folder), path)
     num_new = new.num_items - old.num_items
     items = _items(prepared)
-    return export._replace(items=items, semantic_ids=new, state_dict=_with_new_rows(export.state_dict, num_new))
+    weights = _with_types(_with_new_rows(export.state_dict, num_new), items)
+    return export._replace(items=items, semantic_ids=new, state_dict=weights)
 
 
 def _check_grown(old: SemanticIds, new: SemanticIds, ids: pa.Array, folder: str, path: str) -> None:
@@ -71,6 +74,12 @@ def _items(prepared: str) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read ({error}); run `genrec prepare CONFIG --overwrite`.") from error
+
+
+def _with_types(state_dict: dict[str, Tensor], items: pa.Table) -> dict[str, Tensor]:
+    """The weights with the types of all items, where the model reads types; old items keep their codes."""
+    names = [name for name in state_dict if name.endswith(ITEM_TYPES)]
+    return state_dict | {name: torch.from_numpy(item_type_codes(items)) for name in names}
 
 
 def _with_new_rows(state_dict: dict[str, Tensor], num_new: int) -> dict[str, Tensor]:

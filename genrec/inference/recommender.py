@@ -370,7 +370,7 @@ def check_k(k: int, num_items: int) -> None:
 def ids_by_index(items: pa.Table) -> pa.Array:
     """Original ids [num_items] of an item table; place i holds item index i + 1."""
     ordered = items.sort_by("index")
-    if ordered["index"].to_pylist() != list(range(1, items.num_rows + 1)):
+    if not np.array_equal(ordered["index"].to_numpy(), np.arange(1, items.num_rows + 1)):
         raise DataError(
             f"The item table must number its {items.num_rows} items 1 to {items.num_rows}; prepare the data set again."
         )

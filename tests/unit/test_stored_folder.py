@@ -54,6 +54,16 @@ def test_another_machine_gets_what_was_pushed(uri: str, tmp_path: Path, monkeypa
     assert len(stored) == 1  # what nobody needs any more is gone
 
 
+def test_what_was_made_here_and_never_stored_can_be_dropped(uri: str) -> None:
+    stored = StoredFolder(uri)
+    write(stored, "deep/a.txt", "stored")
+    stored.push()
+    write(stored, "deep/b.txt", "left by an append that was killed")
+    assert stored.pull() and "deep/b.txt" in texts(stored)
+    stored.drop_unstored()
+    assert texts(stored) == {"deep/a.txt": "stored"}
+
+
 def test_a_copy_that_was_damaged_is_replaced_and_a_damaged_store_is_refused(uri: str, tmp_path: Path) -> None:
     stored = StoredFolder(uri)
     write(stored, "a.txt", "right")

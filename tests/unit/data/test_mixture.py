@@ -1,5 +1,6 @@
 """A mixture holds every sequence of its sets, with one catalogue, and refuses sets that cannot be joined."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from genrec.data.prepare import ensure_prepared
 from genrec.data.schema import ITEMS_FILE, PART_COUNTS_FILE, USERS_FILE
 from genrec.data.sequence_files import read_row_group
 from genrec.errors import ConfigError, DataError
+from genrec.stored_folder import StoredFolder
 
 Write = Callable[..., Path]
 MUSIC = [[1, 2, 3, 1], [2, 2, 3], [1, 2]]
@@ -113,6 +115,23 @@ def test_a_set_that_changed_is_noticed(folder: Path) -> None:
     talk = load_manifest(folder / "talk")
     save_manifest(folder / "talk", talk.model_copy(update={"content_hash": "another"}))
     assert stale_sets(source, manifest) == ["talk has changed since"]
+
+
+def test_sets_on_storage_mix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENREC_COPIES", str(folder / "copies"))
+    sets = {}
+    for name in ("music", "talk"):
+        sets[name] = (folder / "storage" / name).as_uri()
+        stored = StoredFolder(sets[name])
+        shutil.copytree(folder / name, stored.copy)
+        stored.push()
+        shutil.rmtree(stored.copy)
+    expected = mix(folder)
+    (folder / "again").mkdir()
+    source = {"name": "mixture", "sets": sets}
+    job = MixtureJob(DataConfig.model_validate({"source": source, "prepared": str(folder / "mixed")}), folder / "again")
+    manifest = job.run(lambda function, tasks: map(function, tasks))
+    assert manifest.content_hash == expected[1].content_hash
 
 
 def test_refuses_another_split(folder: Path) -> None:

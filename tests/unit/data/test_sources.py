@@ -167,3 +167,9 @@ def test_item_table_needs_its_id_column(tmp_path: Path) -> None:
     pq.write_table(pa.table({"item": [2.0], "genre": ["x"], "title": ["Two"]}), tmp_path / "items.parquet")
     info = log_of(tmp_path, **values).item_info
     assert info is not None and info.to_pylist() == [{"item": "2", "title": "Two"}]
+    pq.write_table(pa.table({"item": [12345678901.0, None], "title": ["Far", "None"]}), tmp_path / "items.parquet")
+    info = log_of(tmp_path, **values).item_info  # pandas makes floats of ids where one is missing
+    assert info is not None and info["item"].to_pylist() == ["12345678901", None]
+    pq.write_table(pa.table({"item": [2], "title": [["Two", "Zwei"]]}), tmp_path / "items.parquet")
+    with pytest.raises(DataError, match=r"items\.parquet"):
+        log_of(tmp_path, **values)

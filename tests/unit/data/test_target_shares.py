@@ -1,5 +1,6 @@
 """Shares of the targets in a mixture are those that its plan deals out."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,8 +69,9 @@ def test_a_share_of_nothing_and_no_mixture(mixed: Callable[..., ExperimentConfig
 
 
 def test_a_mixture_of_before_is_warned_about_and_a_damaged_one_refused(
-    mixed: Callable[..., ExperimentConfig], caplog: pytest.LogCaptureFixture
+    mixed: Callable[..., ExperimentConfig], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("genrec"), "propagate", True)
     config = mixed("sequence.mix={music: 1, talk: 1}")
     manifest, path = load_manifest(config.data.prepared), Path(config.data.prepared) / PART_COUNTS_FILE
     whole = path.read_bytes()

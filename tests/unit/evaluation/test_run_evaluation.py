@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import prepared_sets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from together import together
@@ -17,10 +19,11 @@ from genrec.data.manifest import file_digest, load_manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import DataError
 from genrec.evaluation.detail import gather_ranks
-from genrec.evaluation.run_evaluation import evaluate_run
+from genrec.evaluation.run_evaluation import evaluate_run, evaluate_served
 from genrec.evaluation.user_ranks import UserRanks, read_ranks, write_ranks
 from genrec.evaluation.workers import ALONE, Workers
 from genrec.inference.export import write_export
+from genrec.inference.serving import ServedModel
 from genrec.models.build import build_model
 from genrec.run_dir import RunDir
 
@@ -80,6 +83,28 @@ def test_workers_that_share_the_table_out_tell_the_same(
     assert told(shared) == told(alone)
     for role in ("validation", "test"):
         assert (read_ranks(shared.ranks_path(role)).columns == read_ranks(alone.ranks_path(role)).columns).all()
+
+
+def test_a_set_that_was_prepared_again_is_refused(tmp_path: Path, write_prepared, make_config) -> None:
+    """Items are numbered by their counts, so after more of the log an index may mean another item."""
+    folder = write_prepared(tmp_path / "set", [[1, 2, 3, 4]] * 4, num_items=NUM_ITEMS)
+    config = make_config(folder, "inputs.actions=true")
+    torch.manual_seed(7)
+    run = RunDir(tmp_path / "run")
+    run.root.mkdir()
+    weights, info = build_model(config, NUM_ITEMS).state_dict(), {"step": 40, "actions": ["play"]}
+    write_export(run.export_path, weights, config, folder / ITEMS_FILE, info)
+    evaluate_run(run, ("test",))
+    items = pq.read_table(folder / ITEMS_FILE)
+    swapped = pa.array([20, 10, *items["item"].to_pylist()[2:]], pa.int64())
+    pq.write_table(items.set_column(1, items.schema.field("item"), swapped), folder / ITEMS_FILE)
+    for evaluate in (evaluate_run, lambda *asked: evaluate_served(*asked, ServedModel())):
+        with pytest.raises(DataError, match=r"items of .*set are not those that the model was trained on"):
+            evaluate(run, ("test",))
+    pq.write_table(items, folder / ITEMS_FILE)
+    write_export(run.export_path, weights, config, folder / ITEMS_FILE, info | {"actions": ["skip"]})
+    with pytest.raises(DataError, match=r"actions of .*set are play, and the model was trained on skip"):
+        evaluate_run(run, ("test",))
 
 
 def test_a_run_is_told_in_full(tmp_path: Path, prepared: Path, make_config) -> None:

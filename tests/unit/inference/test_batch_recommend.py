@@ -83,6 +83,13 @@ def test_what_cannot_work_is_refused_before_ray_starts(
         recommend_all(run, None, 2, serving=Serving(max_per_prefix=2))
     with pytest.raises(DataError, match="nowhere/export is not an export"):
         recommend_all(RunDir(tmp_path / "nowhere"), None, 2)
+    (run.root / "recommendations").mkdir()
+    with pytest.raises(ConfigError, match="recommendations exists; choose another output folder"):
+        recommend_all(run, None, 2)
+    (run.root / "recommendations" / "mine.txt").touch()
+    with pytest.raises(ConfigError, match=r"holds mine\.txt, which is no file of recommendations"):
+        recommend_all(run, None, 2, overwrite=True)
+    shutil.rmtree(run.root / "recommendations")
     items = pq.read_table(folder / ITEMS_FILE)
     pq.write_table(items.set_column(1, "item", pa.array(items["item"].to_numpy()[::-1])), folder / ITEMS_FILE)
     with pytest.raises(DataError, match="not those that the model was trained on"):

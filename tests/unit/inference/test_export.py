@@ -9,7 +9,7 @@ import torch
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import DataError, RunError
 from genrec.inference import export as export_module
-from genrec.inference.export import MODEL_FILE, read_export, write_export
+from genrec.inference.export import MODEL_FILE, find_export, read_export, write_export
 
 FILES = [MODEL_FILE, "config.yaml", ITEMS_FILE, "export.json"]
 
@@ -65,6 +65,13 @@ def test_bytes_of_the_right_number_and_the_wrong_kind_are_refused(
     path.write_bytes(b"\x00" * path.stat().st_size)
     with pytest.raises(DataError, match="damaged"):
         read_export(tmp_path / "export")
+
+
+def test_an_export_that_is_being_replaced_is_found_by_its_own_path(tmp_path: Path, prepared: Path, make_config) -> None:
+    write_export(tmp_path / "export", weights(1), make_config(prepared), prepared / ITEMS_FILE, {})
+    (tmp_path / "export").rename(tmp_path / "export.new")  # as a swap that was cut leaves it
+    assert find_export(tmp_path / "export") == tmp_path / "export"
+    assert read_export(find_export(tmp_path / "export")).config.name == "unit"
 
 
 def test_no_export_is_said(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from semantic_sets import map_config, nested_vectors, write_set
 
 from genrec.config import ExperimentConfig, config_from_dict
+from genrec.data.item_types import read_item_types
 from genrec.data.schema import ITEMS_FILE
 from genrec.errors import ConfigError, DataError, GenrecError
 from genrec.evaluation.run_evaluation import evaluate_run, evaluate_served
@@ -83,6 +84,28 @@ def test_new_items_are_written_and_old_ones_are_scored_as_before(tmp_path: Path,
         Recommender.load(run.root).recommend([new, 20], 5)
 
 
+def test_types_of_new_items_go_along(tmp_path: Path) -> None:
+    def give_types() -> None:
+        path = tmp_path / "set" / ITEMS_FILE
+        items = pq.read_table(path)
+        types = pa.array([("track", "episode")[index % 2] for index in range(items.num_rows)], pa.string())
+        pq.write_table(items.set_column(4, items.schema.field("type"), types), path)
+
+    write_set(tmp_path / "set", NUM_OLD, VECTORS[:NUM_OLD])
+    give_types()
+    config = experiment(tmp_path, f"model={MODELS['items']}", "inputs.item_types=true")
+    made = tokenize(config)
+    assert made is not None
+    run = run_dir_of(config)
+    run.create(config)
+    model = build_model(config, NUM_OLD, read_item_types(tmp_path / "set"), semantic_ids=made.ids)
+    write_export(run.export_path, model.state_dict(), config, tmp_path / "set" / ITEMS_FILE, {"step": 3}, made.ids)
+    grow(tmp_path, config)
+    give_types()
+    grown = Recommender.load(run.root, served=Serving(map=tmp_path / "map"))
+    assert len(grown.recommend([10 * (NUM_OLD + 1), 20], 5)) == 5
+
+
 def test_a_level_of_numbers_does_not_grow_so_the_model_goes_on(tmp_path: Path) -> None:
     """As many new items with an old one's vector as no bucket of the old map had."""
     write_set(tmp_path / "set", NUM_OLD, VECTORS[:NUM_OLD])
@@ -109,6 +132,8 @@ def test_evaluation_asks_for_new_items_too(tmp_path: Path) -> None:
     grow(tmp_path, config)  # everybody's last item is a new one
     with pytest.raises(DataError, match=r"was trained on 30 items, and .*set has 36 by now; evaluate it with --map"):
         evaluate_run(run, ("test",))
+    with pytest.raises(DataError, match="was trained on 30 items"):
+        evaluate_served(run, ("test",), Serving())
     told = evaluate_served(run, ("test",), Serving(map=tmp_path / "map"))["test"]
     assert told["metrics"]["hr@36"] == 1
     assert "6 items have joined since the training, with codes of the map" in told["protocol"]["answered_by"]
