@@ -115,6 +115,11 @@ class StoredFolder:
                         ) from error
         return False
 
+    def worked_in(self) -> contextlib.AbstractContextManager[None]:
+        """One process of this machine at a time; raises RunError when another one takes more than half an hour."""
+        self._own()
+        return locked(self.copy.parent / "work", f"working on {shown(self.uri)}")
+
     def drop_unstored(self) -> None:
         """Deletes files of the copy that were not there at the last push or pull."""
         with self._alone():
@@ -181,10 +186,13 @@ class StoredFolder:
         return self.copy.parent / _KNOWN_FILE
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
+        self._own()
+        return locked(self.copy.parent / "lock", f"copying {shown(self.uri)}")
+
+    def _own(self) -> None:
         if COPIES_VARIABLE not in os.environ:
             own_folder(self.copy.parent.parent)
         own_folder(self.copy.parent)
-        return locked(self.copy.parent / "lock", f"copying {shown(self.uri)}")
 
     def _object(self, name: str, digest: str) -> str:
         return posixpath.join(self._opened[1], FILES_DIR, name, digest)

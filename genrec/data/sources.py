@@ -313,5 +313,9 @@ def _read_item_info(path: str | None) -> pa.Table | None:
             told = {name: table[name].cast(pa.string()) for name in table.column_names if name != "item"}
         except (OSError, pa.ArrowException) as error:
             raise unreadable(file.path, error) from error
-        tables.append(pa.table({"item": normal_ids(table["item"], "item").cast(pa.string()), **told}))
+        try:
+            ids = normal_ids(table["item"], "item").cast(pa.string())
+        except FileError as error:
+            raise DataError(f"{file.path}: {error}") from error
+        tables.append(pa.table({"item": ids, **told}))
     return pa.concat_tables(tables, promote_options="default")

@@ -28,8 +28,15 @@ def whole_place(prepared: str | Path) -> str:
 @functools.cache
 def _fetched(uri: str) -> Path:
     stored = StoredFolder(uri)
-    stored.pull()
+    with stored.worked_in():
+        _pull(stored)
     return stored.copy
+
+
+def _pull(stored: StoredFolder) -> None:
+    """Makes the copy what is stored, and deletes what a killed append has made here and never stored."""
+    if stored.pull():
+        stored.drop_unstored()
 
 
 @contextmanager
@@ -40,8 +47,8 @@ def worked_on(config: DataConfig) -> Iterator[DataConfig]:
         yield config
         return
     stored = StoredFolder(uri)
-    if stored.pull():
-        stored.drop_unstored()  # what a killed append made here and never stored
-    yield config.model_copy(update={"prepared": str(stored.copy)})
-    stored.push()
+    with stored.worked_in():
+        _pull(stored)
+        yield config.model_copy(update={"prepared": str(stored.copy)})
+        stored.push()
     _fetched.cache_clear()

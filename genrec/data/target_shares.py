@@ -35,7 +35,7 @@ def target_shares(config: ExperimentConfig, manifest: Manifest) -> npt.NDArray[n
     parts = parts_of(manifest, config.sequence.mix)
     try:
         counts = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}; run `genrec prepare CONFIG --overwrite`.") from error
     if counts.shape != (manifest.num_items + 1, len(parts)):
         raise DataError(

@@ -57,6 +57,8 @@ def recommend_all(
     config = recommender.config
     target = (output or run.root / "recommendations").resolve()
     check_k(k, recommender.num_items)
+    if _old(target).exists() and not target.exists():
+        _old(target).rename(target)  # a call before was killed between the two renames of `_finish`
     _check_output(target, overwrite=overwrite)
     prepared = at_hand(config.data.prepared).resolve()
     manifest = load_manifest(prepared)
@@ -65,7 +67,7 @@ def recommend_all(
         raise ConfigError(
             f"now ({now}) is before the log's last event ({manifest.time_range[1]}); give a later second, or none."
         )
-    draft = target.with_name(f".{target.name}.recommending")
+    draft = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     ensure_ray()
     try:
@@ -165,6 +167,11 @@ def known_events(histories: Histories, num_items: int) -> Histories:
     )
 
 
+def _old(target: Path) -> Path:
+    """Where the recommendations that are replaced are until the new ones have their name."""
+    return target.with_name(f".{target.name}.old")
+
+
 def _check_output(target: Path, *, overwrite: bool) -> None:
     """Raises ConfigError when the output exists, or would replace what are no recommendations."""
     if not target.exists():
@@ -221,7 +228,7 @@ def _finish(draft: Path, target: Path, num_users: int) -> None:
         raise RunError(f"Recommendations for {written} of {num_users} users were written; run the command again.")
     for number, part in enumerate(parts):
         part.rename(draft / f"part-{number:05d}.parquet")
-    old = target.with_name(f".{target.name}.replaced")
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)

@@ -102,8 +102,9 @@ def write_export(
 
 def find_export(path: str | Path) -> Path:
     """The export folder that `path` means: itself, or the one inside a run directory."""
-    if _complete(Path(path)) is not None:
-        return Path(path)
+    itself = Path(path)
+    if (itself / INFO_FILE).is_file() or (not itself.exists() and _complete(itself) is not None):
+        return itself
     run = run_dir_at(path)
     run.pull()
     return run.export_path

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from genrec.data.item_types import item_type_codes
+from genrec.data.item_types import MAX_TYPES
 from genrec.data.schema import ITEMS_FILE
 from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
@@ -42,7 +42,7 @@ def extended(export: Export, folder: Path, path: str) -> Export:
     _check_grown(old, new, ids, str(folder), path)
     num_new = new.num_items - old.num_items
     items = _items(prepared)
-    weights = _with_types(_with_new_rows(export.state_dict, num_new), items)
+    weights = _with_types(_with_new_rows(export.state_dict, num_new), export.items, items)
     return export._replace(items=items, semantic_ids=new, state_dict=weights)
 
 
@@ -76,10 +76,19 @@ def _items(prepared: str) -> pa.Table:
         raise DataError(f"{path} cannot be read ({error}); run `genrec prepare CONFIG --overwrite`.") from error
 
 
-def _with_types(state_dict: dict[str, Tensor], items: pa.Table) -> dict[str, Tensor]:
-    """The weights with the types of all items, where the model reads types; old items keep their codes."""
-    names = [name for name in state_dict if name.endswith(ITEM_TYPES)]
-    return state_dict | {name: torch.from_numpy(item_type_codes(items)) for name in names}
+def _with_types(state_dict: dict[str, Tensor], old: pa.Table, items: pa.Table) -> dict[str, Tensor]:
+    """The weights with the types of new items too, where the model reads types: by the names that it knows them by."""
+    known = old.sort_by("index")["type"].drop_null().unique().to_pylist()
+    code_of = {name: code for code, name in enumerate(known, start=1)}
+    types = items.sort_by("index")["type"].slice(old.num_rows).to_pylist()
+    codes = [0 if name is None else code_of.setdefault(name, len(code_of) + 1) for name in types]
+    if len(code_of) > MAX_TYPES:
+        raise DataError(f"The items have {len(code_of)} types, at most {MAX_TYPES} are possible; use fewer kinds.")
+    return state_dict | {
+        name: torch.cat([weight, torch.tensor(codes, dtype=weight.dtype)])
+        for name, weight in state_dict.items()
+        if name.endswith(ITEM_TYPES)
+    }
 
 
 def _with_new_rows(state_dict: dict[str, Tensor], num_new: int) -> dict[str, Tensor]:

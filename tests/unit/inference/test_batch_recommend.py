@@ -89,6 +89,9 @@ def test_what_cannot_work_is_refused_before_ray_starts(
     (run.root / "recommendations" / "mine.txt").touch()
     with pytest.raises(ConfigError, match=r"holds mine\.txt, which is no file of recommendations"):
         recommend_all(run, None, 2, overwrite=True)
+    (run.root / "recommendations").rename(run.root / ".recommendations.old")  # as a kill between two renames leaves it
+    with pytest.raises(ConfigError, match="recommendations exists; choose another output folder"):
+        recommend_all(run, None, 2)
     shutil.rmtree(run.root / "recommendations")
     items = pq.read_table(folder / ITEMS_FILE)
     pq.write_table(items.set_column(1, "item", pa.array(items["item"].to_numpy()[::-1])), folder / ITEMS_FILE)

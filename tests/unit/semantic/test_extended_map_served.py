@@ -17,6 +17,7 @@ from genrec.data.schema import ITEMS_FILE
 from genrec.errors import ConfigError, DataError, GenrecError
 from genrec.evaluation.run_evaluation import evaluate_run, evaluate_served
 from genrec.inference.export import write_export
+from genrec.inference.load import load_model
 from genrec.inference.recommender import Recommender
 from genrec.inference.serving import Serving
 from genrec.models.build import build_model
@@ -85,14 +86,14 @@ def test_new_items_are_written_and_old_ones_are_scored_as_before(tmp_path: Path,
 
 
 def test_types_of_new_items_go_along(tmp_path: Path) -> None:
-    def give_types() -> None:
+    def give_types(*names: str) -> None:
         path = tmp_path / "set" / ITEMS_FILE
         items = pq.read_table(path)
-        types = pa.array([("track", "episode")[index % 2] for index in range(items.num_rows)], pa.string())
+        types = pa.array([names[index % len(names)] for index in range(items.num_rows)], pa.string())
         pq.write_table(items.set_column(4, items.schema.field("type"), types), path)
 
     write_set(tmp_path / "set", NUM_OLD, VECTORS[:NUM_OLD])
-    give_types()
+    give_types("track", "episode")
     config = experiment(tmp_path, f"model={MODELS['items']}", "inputs.item_types=true")
     made = tokenize(config)
     assert made is not None
@@ -101,9 +102,13 @@ def test_types_of_new_items_go_along(tmp_path: Path) -> None:
     model = build_model(config, NUM_OLD, read_item_types(tmp_path / "set"), semantic_ids=made.ids)
     write_export(run.export_path, model.state_dict(), config, tmp_path / "set" / ITEMS_FILE, {"step": 3}, made.ids)
     grow(tmp_path, config)
-    give_types()
-    grown = Recommender.load(run.root, served=Serving(map=tmp_path / "map"))
-    assert len(grown.recommend([10 * (NUM_OLD + 1), 20], 5)) == 5
+    give_types("book", "episode", "track")  # a new type comes first, so the table numbers them anew
+    grown = load_model(run.root, Serving(map=tmp_path / "map"))
+    (types,) = (value for name, value in grown.model.state_dict().items() if name.endswith("item_types"))
+    before = model.state_dict()[next(name for name in model.state_dict() if name.endswith("item_types"))]
+    assert torch.equal(types[: NUM_OLD + 1], before)
+    assert types[NUM_OLD + 1 :].tolist() == [3, 2, 1, 3, 2, 1]  # book, which the model has not met, episode, track
+    assert len(Recommender.load(run.root, served=Serving(map=tmp_path / "map")).recommend([310, 20], 5)) == 5
 
 
 def test_a_level_of_numbers_does_not_grow_so_the_model_goes_on(tmp_path: Path) -> None:
