@@ -113,9 +113,7 @@ def finish(
 
 def _way_out(config: ExperimentConfig, manifest: Manifest, role: Role) -> str:
     split, actions = manifest.split, config.sequence.target_actions
-    most = config.evaluation.max_validation_users
-    if most is not None and role == "validation":
-        return f"raise evaluation.max_validation_users ({most}); the users of so small a sample may all be too new."
+    most = config.evaluation.max_validation_users if role == "validation" else None
     if split.name == "leave-one-out":
         sentence = "leave-one-out needs users with at least 3 events; prepare a log that has some."
     else:
@@ -124,12 +122,14 @@ def _way_out(config: ExperimentConfig, manifest: Manifest, role: Role) -> str:
             f"{split.validation_from}, test from {split.test_from}); move data.split into the log's time range "
             f"{manifest.time_range[0]} to {manifest.time_range[1]} and prepare again."
         )
-    if actions is None:
-        return sentence
-    return (
-        f"{sentence} Or no held-out event has an action of sequence.target_actions ({', '.join(actions)}): name more, "
-        "or leave the setting out."
-    )
+    if actions is not None:
+        sentence += (
+            f" Or no held-out event has an action of sequence.target_actions ({', '.join(actions)}): name more, or "
+            "leave the setting out."
+        )
+    if most is not None:
+        sentence += f" Or nobody of so small a sample can be asked: raise evaluation.max_validation_users ({most})."
+    return sentence
 
 
 @contextmanager

@@ -180,6 +180,9 @@ def test_a_role_without_users_is_an_error(tmp_path: Path, write_prepared, make_c
         DataError, match=r"test from 200.* Or no held-out event has an action .*target_actions \(play\)"
     ):
         evaluate(WholeNumberModel(3), listened, load_manifest(folder), "test")
+    few = make_config(folder, "evaluation.max_validation_users=7")
+    with pytest.raises(DataError, match=r"validation from 100.* Or nobody .*evaluation.max_validation_users \(7\)"):
+        evaluate(WholeNumberModel(3), few, load_manifest(folder), "validation")
     folder = write_prepared(tmp_path / "short", [[1, 2]])
     with pytest.raises(DataError, match="at least 3 events"):
         evaluate_popularity(make_config(folder), load_manifest(folder), "validation")
