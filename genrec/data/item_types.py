@@ -25,6 +25,11 @@ def read_item_types(prepared: str | Path) -> npt.NDArray[np.uint8]:
         raise DataError(f"{path} cannot be read: {error}; run `genrec prepare CONFIG --overwrite`.") from error
 
 
+def type_names(items: pa.Table) -> pa.Array:
+    """Names of the types 1, 2, ... of an item table, in the order in which its items first have them."""
+    return items.sort_by("index")["type"].drop_null().unique()
+
+
 def item_type_codes(items: pa.Table) -> npt.NDArray[np.uint8]:
     """Type code of every item, [num_items + 1]: 0 for padding and for items without a type, else 1, 2, ...
 

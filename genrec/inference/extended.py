@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from genrec.data.item_types import MAX_TYPES
+from genrec.data.item_types import MAX_TYPES, type_names
 from genrec.data.schema import ITEMS_FILE
 from genrec.data.stored_set import at_hand
 from genrec.errors import ConfigError, DataError
@@ -78,8 +78,7 @@ def _items(prepared: str) -> pa.Table:
 
 def _with_types(state_dict: dict[str, Tensor], old: pa.Table, items: pa.Table) -> dict[str, Tensor]:
     """The weights with the types of new items too, where the model reads types: by the names that it knows them by."""
-    known = old.sort_by("index")["type"].drop_null().unique().to_pylist()
-    code_of = {name: code for code, name in enumerate(known, start=1)}
+    code_of = {name: code for code, name in enumerate(type_names(old).to_pylist(), start=1)}
     types = items.sort_by("index")["type"].slice(old.num_rows).to_pylist()
     codes = [0 if name is None else code_of.setdefault(name, len(code_of) + 1) for name in types]
     if len(code_of) > MAX_TYPES:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from genrec.config import ExperimentConfig
+from genrec.data.item_types import type_names
 from genrec.data.manifest import Manifest
 from genrec.data.schema import ITEMS_FILE
 from genrec.data.stored_set import at_hand
@@ -138,7 +139,7 @@ def _tables(config: ExperimentConfig, export: Export, manifest: Manifest) -> dic
             f"{items.schema.field('item').type}); remove train.start_from, or prepare the log with the same ids."
         )
     named: dict[str, Callable[[], _Rows]] = {
-        "item_types": lambda: _match(_type_names(export.items), _type_names(items)),
+        "item_types": lambda: _match(type_names(export.items), type_names(items)),
         "actions": lambda: _match(_action_names(config, export), pa.array(manifest.actions, pa.string())),
     }
     table_of = {"item_types": "item_type", "actions": "action"}
@@ -178,11 +179,6 @@ def _match(there: pa.Array, here: pa.Array) -> _Rows:
         torch.cat([zero, torch.from_numpy(known).nonzero().squeeze(1) + 1]),
         torch.cat([zero, torch.from_numpy(numbers.astype("int64")) + 1]),
     )
-
-
-def _type_names(items: pa.Table) -> pa.Array:
-    """Names of the types 1, 2, ... (data/item_types.py)."""
-    return items.sort_by("index")["type"].drop_null().unique()
 
 
 def _action_names(config: ExperimentConfig, export: Export) -> pa.Array:
